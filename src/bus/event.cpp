@@ -1,0 +1,82 @@
+#include "bus/event.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/json_text.hpp"
+
+namespace postbus::bus {
+namespace {
+
+constexpr std::array<std::string_view, 14> words{"message", "insert", "update", "delete", "truncate", "row",  "live",
+                                                 "enter",   "leave",  "schema", "task",   "value",    "gap", "reset"};
+constexpr std::size_t block_bytes = 16 * 1024;
+
+}  // namespace
+
+std::string_view to_text(kind k) { return words[static_cast<std::size_t>(k)]; }
+
+result<kind> parse_kind(std::string_view word) {
+  const auto found = std::ranges::find(words, word);
+  if (found == words.end()) return error{errc::invalid_argument, "no such kind of event: " + std::string{word}};
+  return static_cast<kind>(found - words.begin());
+}
+
+char* batch::allocate(std::size_t size) {
+  if (size > left_) {
+    const auto block = std::max(size, block_bytes);
+    blocks_.push_back(std::make_unique_for_overwrite<char[]>(block));
+    reserved_ += block;
+    if (size >= block_bytes) return blocks_.back().get();  // a large piece gets its own block; the open one stays open
+    free_ = blocks_.back().get();
+    left_ = block;
+  }
+  char* const taken = free_;
+  free_ += size;
+  left_ -= size;
+  return taken;
+}
+
+event& batch::add(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time) {
+  char* const copy = allocate(payload.size());
+  if (!payload.empty()) std::memcpy(copy, payload.data(), payload.size());
+  return add_owned(channel, k, form, {copy, payload.size()}, at, time);
+}
+
+event& batch::add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time) {
+  if (events_.empty() || events_.back().channel != channel) {
+    char* const copy = allocate(channel.size());
+    if (!channel.empty()) std::memcpy(copy, channel.data(), channel.size());
+    channel = {copy, channel.size()};
+  } else {
+    channel = events_.back().channel;
+  }
+  auto& made = events_.emplace_back();
+  made.at = at;
+  made.time = time;
+  made.channel = channel;
+  made.payload = payload;
+  made.kind = k;
+  made.form = form;
+  return made;
+}
+
+void append_event_json(std::string& out, const event& e) {
+  out += R"({"id":")";
+  append_text(out, e.at);
+  out += R"(","channel":)";
+  append_json_string(out, e.channel);
+  out += R"(,"kind":")";
+  out += to_text(e.kind);
+  out += R"(","at":")";
+  append_rfc3339(out, e.time);
+  out += R"(","payload":)";
+  if (e.form == payload_form::json)
+    out += e.payload;
+  else
+    append_json_string(out, e.payload);
+  out += '}';
+}
+
+}  // namespace postbus::bus

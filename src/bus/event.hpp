@@ -1,0 +1,81 @@
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "bus/position.hpp"
+
+namespace postbus::bus {
+
+enum class kind : std::uint8_t { message, insert, update, delete_, truncate, row, live, enter, leave, schema, task, value, gap, reset };
+
+/** The word for a kind on the wire: "message", "insert", …, "delete". */
+std::string_view to_text(kind k);
+/** The kind a word stands for; errc::invalid_argument for any other word. */
+result<kind> parse_kind(std::string_view word);
+
+/** Whether a payload is embedded in the event's JSON as it is (it is one JSON value) or as a string. */
+enum class payload_form : std::uint8_t { text, json };
+
+/** One message. Immutable once its batch is published; every view points into the batch that owns it. */
+struct event {
+  position at;
+  std::uint64_t seq{};  ///< the hub's own dense order; 0 until published
+  unix_micros time{};   ///< commit time; for plain NOTIFY the time of receipt
+  std::string_view channel;
+  std::string_view payload;
+  bus::kind kind{kind::message};
+  payload_form form{payload_form::text};
+
+  // The hub's chain of one channel's events, newest to oldest, for listeners that resume.
+  const event* previous{};        ///< meaningful while previous_seq is within the history
+  std::uint64_t previous_seq{};   ///< 0: the first event since the hub knows the channel
+  position previous_at{};
+};
+
+/**
+ * Some events in publish order and the memory they stand in. Filled by one thread, then published to the hub and from
+ * there on shared and immutable.
+ */
+class batch {
+public:
+  batch() = default;
+  batch(const batch&) = delete;
+  batch& operator=(const batch&) = delete;
+
+  /** Copies channel and payload into the batch. */
+  event& add(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
+  /** Memory for `size` bytes that live as long as the batch: a feed writes its JSON here, without a copy. */
+  char* allocate(std::size_t size);
+  /** As `add`, for a payload that already stands in memory of this batch. The channel's bytes are copied. */
+  event& add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
+
+  std::deque<event>& events() { return events_; }
+  const std::deque<event>& events() const { return events_; }
+  bool empty() const { return events_.empty(); }
+  /** Bytes of memory held, for the history's bound. */
+  std::size_t bytes() const { return reserved_ + events_.size() * sizeof(event); }
+
+private:
+  std::deque<event> events_;
+  std::vector<std::unique_ptr<char[]>> blocks_;
+  char* free_{};
+  std::size_t left_{};
+  std::size_t reserved_{};
+};
+
+/** One event and a share of the batch it stands in. */
+struct event_ref {
+  std::shared_ptr<const batch> owner;
+  const event* item{};
+  const event* operator->() const { return item; }
+  const event& operator*() const { return *item; }
+};
+
+/** The event as JSON: {"id":…,"channel":…,"kind":…,"at":…,"payload":…}, appended to `out`. */
+void append_event_json(std::string& out, const event& e);
+
+}  // namespace postbus::bus

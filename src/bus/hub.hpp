@@ -1,0 +1,103 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "bus/event.hpp"
+#include "bus/position.hpp"
+
+namespace postbus::bus {
+
+class topic;
+class shard;
+
+struct hub_limits {
+  std::size_t history_bytes = 64u << 20;  ///< events kept in memory for listeners that resume
+  std::size_t inbox_bytes = 64u << 20;    ///< published and not yet taken by one shard; beyond it `publish` says so
+};
+
+/** Where a listener starts. */
+struct from_now {};
+struct from_beginning {};  ///< the oldest event still in memory
+using start = std::variant<from_now, from_beginning, position>;
+/** "now", "beginning" or a position; an empty text is "now". */
+result<start> parse_start(std::string_view text);
+
+/** What a new subscription is given: all of it comes before anything its shard delivers later. */
+struct replay {
+  position at;                     ///< nothing after it is missed; a confirmation carries it
+  std::vector<event_ref> events;   ///< kept events after the asked position, gaps and resets among them, in order
+};
+
+/**
+ * The in-process fan-out that everything goes through.
+ *
+ * The life of an event here: a source fills a batch and publishes it → the hub gives each event its seq, links it into
+ * its channel's chain and keeps the batch as history → for each shard with a subscriber of the channel, the event goes
+ * into that shard's inbox → the shard's thread takes the inbox and hands each event to its topic, which encodes it once
+ * per wire form and marks its subscribers → at the end of the loop turn each of them is written to once.
+ *
+ * Invariants: (1) seq grows by one per event and events reach every shard in seq order; (2) positions never decrease
+ * within an epoch; (3) subscribing and taking what the shard had pending is one step under the lock, so a subscriber
+ * gets every event exactly once; (4) when history does not reach back to the asked position, the replay begins with a
+ * gap, or with a reset when the epoch is another: loss is never silent.
+ *
+ * Not guaranteed: history across a restart of the process (that is the WAL slot's business).
+ *
+ * Thread safety: every member may be called from any thread; one mutex guards all of it and is held for a whole batch.
+ */
+class hub {
+public:
+  explicit hub(hub_limits limits = {});
+  ~hub();
+
+  // For sources.
+
+  /** Begins at `at` with an empty history (a fresh process), before anything is published. */
+  void begin(position at);
+  /**
+   * Publishes in order. An event whose position is {} (plain NOTIFY, local messages) gets the last LSN with the next
+   * index from position::first_notify_index on. False when some shard's inbox is over its bound: the batch was taken,
+   * and the source must stop reading until `has_room`.
+   */
+  bool publish(std::shared_ptr<batch> events);
+  bool has_room() const;
+  /** Nothing at or before `at` is still to come: a commit without events of ours, or a keep-alive. */
+  void advance(position at);
+  /** Tells every listener, now and on resume from before `to`, that events in (from, to] may be missing. */
+  void announce_gap(position from, position to, std::string_view reason);
+  /** A new epoch: history is dropped and every listener is told to start over. */
+  void announce_reset(position at, std::string_view reason);
+  /** The position up to which everything has been published. */
+  position head() const;
+
+  // For shards (see bus/shard.hpp); called on the shard's own thread.
+
+  void attach(shard& s);
+  void detach(shard& s);
+  /** Subscribes `s` to `channel` through `t` if it is not yet, drains s's inbox (so that what comes later is new) and returns what the new listener starts with. */
+  replay subscribe(shard& s, topic& t, std::string_view channel, const start& from, bool plain_gap);
+  /** The last listener of `channel` on `s` has left. */
+  void unsubscribe(shard& s, std::string_view channel);
+  /** Kept events of `channel` after `from` without subscribing (long poll), at most `most`. */
+  replay history(std::string_view channel, const start& from, std::size_t most) const;
+
+  struct channel_summary {
+    std::string name;
+    std::size_t shards{};
+    std::uint64_t events{};  ///< published since the hub knows the channel
+    position last;
+  };
+  /** Channels in memory, busiest first, at most `most`. */
+  std::vector<channel_summary> channels(std::size_t most) const;
+
+private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace postbus::bus

@@ -1,0 +1,125 @@
+#pragma once
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/result.hpp"
+
+namespace postbus::postgres {
+
+namespace asio = boost::asio;
+
+/** The rows of one statement. Movable; views stay valid while it lives. */
+class rows {
+public:
+  rows();
+  explicit rows(void* pg_result);  ///< takes over a PGresult
+  rows(rows&&) noexcept;
+  rows& operator=(rows&&) noexcept;
+  ~rows();
+
+  std::size_t size() const;
+  std::size_t columns() const;
+  /** Column name; `column` < columns(). */
+  std::string_view name(std::size_t column) const;
+  /** Text of a value, nullopt for NULL; `row` < size(), `column` < columns(). */
+  std::optional<std::string_view> get(std::size_t row, std::size_t column) const;
+  /** As get, for values the statement cannot return as NULL; an empty view otherwise. */
+  std::string_view text(std::size_t row, std::size_t column) const;
+  bool is_true(std::size_t row, std::size_t column) const { return text(row, column) == "t"; }
+
+private:
+  struct clear {
+    void operator()(void* pg_result) const;
+  };
+  std::unique_ptr<void, clear> held_;
+};
+
+/** A plain NOTIFY as it arrived. Views are valid during the callback only. */
+struct notification {
+  std::string_view channel;
+  std::string_view payload;
+};
+
+struct connect_options {
+  std::string conninfo;                        ///< URL or keyword form; secrets in it are never logged
+  std::string application_name{"postbus"};
+  bool replication{};                          ///< replication=database: simple protocol only
+  std::string session_options{};               ///< goes to libpq's `options`, e.g. "-c datestyle=ISO"
+  steady::duration deadline{std::chrono::seconds{10}};
+};
+
+/** One parameter: nullopt is NULL. */
+using parameter = std::optional<std::string_view>;
+
+/**
+ * One PostgreSQL session over libpq's non-blocking calls, driven by Asio. Owned by one coroutine at a time and used on
+ * its executor only. Every call takes a deadline; a call that fails for any reason but a refused statement
+ * (errc::database) leaves the session unusable: close it and open another.
+ * TCP keep-alive and tcp_user_timeout are set on every session, so that a half-open socket is noticed within seconds.
+ * Source: PostgreSQL manual, "Asynchronous Command Processing", "Functions Associated with the COPY Command".
+ */
+class connection {
+public:
+  static asio::awaitable<result<connection>> open(connect_options options);
+
+  connection(connection&&) noexcept;
+  connection& operator=(connection&&) noexcept;
+  ~connection();  ///< closes the socket without waiting
+
+  /** Runs one statement with bound parameters (extended protocol). errc::database carries the SQLSTATE in `sqlstate()`. */
+  asio::awaitable<result<rows>> query(std::string_view sql, std::span<const parameter> parameters, steady::duration deadline);
+  /** Runs one or more statements without parameters (simple protocol); the last one's rows. Needed on replication sessions. */
+  asio::awaitable<result<rows>> execute(std::string_view sql, steady::duration deadline);
+  /**
+   * Runs several statements in one round trip (pipeline mode), each in its own transaction. The results stand in
+   * statement order; a refused statement does not stop the next.
+   */
+  struct statement {
+    std::string_view sql;
+    std::span<const parameter> parameters;
+  };
+  asio::awaitable<result<std::vector<result<rows>>>> pipeline(std::span<const statement> statements, steady::duration deadline);
+
+  /** SQLSTATE of the last refused statement, or "". */
+  std::string_view sqlstate() const;
+
+  /** Called for each NOTIFY that arrives, from within query, execute, pipeline and wait_notifications. */
+  void on_notification(std::function<void(const notification&)> handler);
+  /** Waits until the socket has something or the deadline passes (errc::timed_out, the session stays usable), then delivers what arrived. */
+  asio::awaitable<result<>> wait_notifications(steady::duration deadline);
+
+  // COPY BOTH, after execute("START_REPLICATION …") returned.
+  /** Takes the next CopyData message that is already here without waiting; an empty optional when there is none. The view is valid until the next call. */
+  result<std::optional<std::string_view>> take_copy_data();
+  /** Waits until take_copy_data may have more, or the deadline passes (errc::timed_out, the session stays usable). */
+  asio::awaitable<result<>> wait_copy_data(steady::duration deadline);
+  /** Sends one CopyData message and flushes it. */
+  asio::awaitable<result<>> put_copy_data(std::string_view bytes, steady::duration deadline);
+
+  int server_version() const;  ///< 150020 for 15.20
+  int backend_pid() const;
+  int socket() const;
+  bool is_open() const;
+  void close();
+
+private:
+  struct impl;
+  explicit connection(std::unique_ptr<impl> made);
+  std::unique_ptr<impl> impl_;
+};
+
+/** `name` as a quoted identifier. */
+std::string quote_identifier(std::string_view name);
+/** `text` as a quoted literal (E'' form where it holds backslashes). */
+std::string quote_literal(std::string_view text);
+
+}  // namespace postbus::postgres
