@@ -20,6 +20,12 @@ target_link_libraries(postbus_libpq INTERFACE PostgreSQL::PostgreSQL)
 add_library(postbus_openssl INTERFACE)
 target_link_libraries(postbus_openssl INTERFACE OpenSSL::SSL OpenSSL::Crypto)
 
+# Debian's package is the compiled library. Its own cmake file does not say so, hence the two definitions.
+find_library(TOMLPLUSPLUS_LIBRARY tomlplusplus REQUIRED)
+add_library(postbus_toml INTERFACE)
+target_compile_definitions(postbus_toml INTERFACE TOML_HEADER_ONLY=0 TOML_SHARED_LIB=1 TOML_EXCEPTIONS=1)
+target_link_libraries(postbus_toml INTERFACE ${TOMLPLUSPLUS_LIBRARY})
+
 # Everything that every source of ours is compiled with.
 add_library(postbus_options INTERFACE)
 target_compile_options(postbus_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
