@@ -1,7 +1,7 @@
 # What Postbus stands on. Boost, fmt and spdlog are linked statically; libpq and OpenSSL stay dynamic, so that their
 # security updates reach a running binary.
 set(Boost_USE_STATIC_LIBS ON)
-find_package(Boost 1.81 EXACT REQUIRED COMPONENTS json url)
+find_package(Boost 1.81.0 EXACT CONFIG REQUIRED COMPONENTS json url)
 find_package(PostgreSQL REQUIRED)
 find_package(OpenSSL 3 REQUIRED)
 find_package(fmt REQUIRED)

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
+#include <type_traits>
 
 #include "base/json_text.hpp"
 
@@ -11,7 +13,7 @@ namespace {
 
 constexpr std::array<std::string_view, 14> words{"message", "insert", "update", "delete", "truncate", "row",  "live",
                                                  "enter",   "leave",  "schema", "task",   "value",    "gap", "reset"};
-constexpr std::size_t block_bytes = 16 * 1024;
+constexpr std::size_t first_block_bytes = 512, last_block_bytes = 64 * 1024;
 
 }  // namespace
 
@@ -24,11 +26,14 @@ result<kind> parse_kind(std::string_view word) {
 }
 
 char* batch::allocate(std::size_t size) {
+  size = (size + alignof(event) - 1) & ~(alignof(event) - 1);
   if (size > left_) {
-    const auto block = std::max(size, block_bytes);
+    // Blocks double, so that a batch of one message costs little and a bulk batch allocates seldom.
+    const auto usual = std::min(last_block_bytes, first_block_bytes << std::min<std::size_t>(blocks_.size(), 16));
+    const auto block = std::max(size, usual);
     blocks_.push_back(std::make_unique_for_overwrite<char[]>(block));
     reserved_ += block;
-    if (size >= block_bytes) return blocks_.back().get();  // a large piece gets its own block; the open one stays open
+    if (size >= usual) return blocks_.back().get();  // a large piece gets its own block; the open one stays open
     free_ = blocks_.back().get();
     left_ = block;
   }
@@ -45,21 +50,23 @@ event& batch::add(std::string_view channel, kind k, payload_form form, std::stri
 }
 
 event& batch::add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time) {
-  if (events_.empty() || events_.back().channel != channel) {
+  if (events_.empty() || events_.back()->channel != channel) {
     char* const copy = allocate(channel.size());
     if (!channel.empty()) std::memcpy(copy, channel.data(), channel.size());
     channel = {copy, channel.size()};
   } else {
-    channel = events_.back().channel;
+    channel = events_.back()->channel;  // a run of one channel shares its name, which the hub notices too
   }
-  auto& made = events_.emplace_back();
-  made.at = at;
-  made.time = time;
-  made.channel = channel;
-  made.payload = payload;
-  made.kind = k;
-  made.form = form;
-  return made;
+  static_assert(std::is_trivially_destructible_v<event>);
+  auto* const made = ::new (allocate(sizeof(event))) event{};
+  made->at = at;
+  made->time = time;
+  made->channel = channel;
+  made->payload = payload;
+  made->kind = k;
+  made->form = form;
+  events_.push_back(made);
+  return *made;
 }
 
 void append_event_json(std::string& out, const event& e) {

@@ -1,7 +1,8 @@
 #pragma once
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -53,14 +54,15 @@ public:
   /** As `add`, for a payload that already stands in memory of this batch. The channel's bytes are copied. */
   event& add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
 
-  std::deque<event>& events() { return events_; }
-  const std::deque<event>& events() const { return events_; }
+  /** In the order they were added; stable addresses. */
+  std::span<event* const> events() { return events_; }
+  std::span<const event* const> events() const { return events_; }
   bool empty() const { return events_.empty(); }
   /** Bytes of memory held, for the history's bound. */
-  std::size_t bytes() const { return reserved_ + events_.size() * sizeof(event); }
+  std::size_t bytes() const { return reserved_ + events_.capacity() * sizeof(event*) + sizeof(batch); }
 
 private:
-  std::deque<event> events_;
+  std::vector<event*> events_;  // they stand in the blocks
   std::vector<std::unique_ptr<char[]>> blocks_;
   char* free_{};
   std::size_t left_{};

@@ -15,6 +15,19 @@ namespace postbus::bus {
 class topic;
 class shard;
 
+/** What was published for one shard and not yet delivered there. */
+struct inbox {
+  struct entry {
+    topic* to;  ///< nullptr: every topic (a gap or a reset)
+    const event* item;
+    std::uint32_t owner;  ///< index into owners
+  };
+  std::vector<entry> entries;
+  std::vector<std::shared_ptr<const batch>> owners;
+  std::size_t bytes{};
+  void clear();
+};
+
 struct hub_limits {
   std::size_t history_bytes = 64u << 20;  ///< events kept in memory for listeners that resume
   std::size_t inbox_bytes = 64u << 20;    ///< published and not yet taken by one shard; beyond it `publish` says so
@@ -75,14 +88,9 @@ public:
   /** The position up to which everything has been published. */
   position head() const;
 
-  // For shards (see bus/shard.hpp); called on the shard's own thread.
-
   void attach(shard& s);
   void detach(shard& s);
-  /** Subscribes `s` to `channel` through `t` if it is not yet, drains s's inbox (so that what comes later is new) and returns what the new listener starts with. */
-  replay subscribe(shard& s, topic& t, std::string_view channel, const start& from, bool plain_gap);
-  /** The last listener of `channel` on `s` has left. */
-  void unsubscribe(shard& s, std::string_view channel);
+
   /** Kept events of `channel` after `from` without subscribing (long poll), at most `most`. */
   replay history(std::string_view channel, const start& from, std::size_t most) const;
 
@@ -96,7 +104,13 @@ public:
   std::vector<channel_summary> channels(std::size_t most) const;
 
 private:
+  friend class shard;
   struct state;
+  // For shards, on the shard's own thread. Subscribing empties the inbox in the same step, so that what comes later is new.
+  replay subscribe(shard& s, topic& t, std::string_view channel, const start& from, inbox& taken);
+  void take(shard& s, inbox& taken);
+  void unsubscribe(shard& s, std::string_view channel);
+
   std::unique_ptr<state> state_;
 };
 

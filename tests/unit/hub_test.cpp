@@ -1,0 +1,257 @@
+#include "bus/hub.hpp"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "bus/shard.hpp"
+
+namespace postbus::bus {
+namespace {
+
+constexpr std::uint32_t epoch = 0x5f3a9c01;
+
+void encode(std::string& out, const event& e) { out.append(e.payload).push_back(';'); }
+std::array<encoder, max_wire_forms> encoders() { return {encode, encode, encode, encode, encode, encode, encode, encode}; }
+
+/** Reads everything at once, or as much as `takes` bytes a turn. */
+class reader : public cursor {
+public:
+  void on_pending() override {
+    const auto some = pending().substr(0, takes);
+    got += some;
+    advance(some.size());
+  }
+  std::string got;
+  std::size_t takes{SIZE_MAX};
+};
+
+struct bus_fixture : testing::Test {
+  bus_fixture() { hub_.begin({epoch, 100, 0}); }
+  void post(std::string_view channel, std::string_view payload, std::uint64_t lsn) {
+    auto one = std::make_shared<batch>();
+    one->add(channel, kind::message, payload_form::text, payload, {epoch, lsn, 0}, 0);
+    hub_.publish(one);
+  }
+  void turn() {
+    shard_.deliver();
+    shard_.flush();
+  }
+  static std::string texts(const replay& r) {
+    std::string all;
+    for (const auto& e : r.events) all.append(e->kind == kind::message ? e->payload : to_text(e->kind)).push_back(' ');
+    return all;
+  }
+  hub hub_{{.history_bytes = 16 * 1024}};
+  int rung{};
+  shard shard_{hub_, encoders(), [this] { ++rung; }};
+};
+
+TEST_F(bus_fixture, a_subscriber_gets_what_is_published_after_it_came_and_nothing_else) {
+  post("a", "before", 101);
+  reader r;
+  EXPECT_EQ(shard_.subscribe(r, 0, "a", from_now{}).at, (position{epoch, 101, 0}));
+  post("a", "one", 102);
+  post("b", "other", 103);
+  post("a", "two", 104);
+  turn();
+  EXPECT_EQ(r.got, "one;two;");
+  EXPECT_EQ(rung, 1) << "rings once while the inbox is not empty";
+  shard_.unsubscribe(r);
+  post("a", "after", 105);
+  turn();
+  EXPECT_EQ(r.got, "one;two;");
+  EXPECT_EQ(shard_.topics(), 0u);
+}
+
+TEST_F(bus_fixture, a_second_subscriber_does_not_see_what_was_pending_for_the_first) {
+  reader first, second;
+  shard_.subscribe(first, 0, "a", from_now{});
+  post("a", "one", 101);
+  shard_.subscribe(second, 0, "a", from_now{});
+  post("a", "two", 102);
+  turn();
+  EXPECT_EQ(first.got, "one;two;");
+  EXPECT_EQ(second.got, "two;");
+}
+
+TEST_F(bus_fixture, resume_replays_what_came_after_the_position_and_then_goes_on) {
+  post("a", "one", 101);
+  post("b", "x", 102);
+  post("a", "two", 103);
+  reader r;
+  EXPECT_EQ(texts(shard_.subscribe(r, 0, "a", position{epoch, 101, 0})), "two ");
+  post("a", "three", 104);
+  turn();
+  EXPECT_EQ(r.got, "three;");
+  EXPECT_EQ(texts(hub_.history("a", from_beginning{}, 10)), "one two three ");
+  EXPECT_EQ(texts(hub_.history("a", from_beginning{}, 2)), "one two ");
+  EXPECT_EQ(hub_.history("a", from_beginning{}, 2).at, (position{epoch, 103, 0})) << "a cut answer says where to go on";
+}
+
+TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_answered_with_silence) {
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "gap ") << "before the gateway's own start";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0}, 10)), "reset ");
+  post("a", "old", 101);
+  for (std::uint64_t lsn = 102; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ") << "the channel's only event was dropped, and the channel forgotten";
+  EXPECT_TRUE(texts(hub_.history("b", position{epoch, 500, 0}, 10)).starts_with("gap "));
+  EXPECT_EQ(texts(hub_.history("b", position{epoch, 999, 0}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0}, 10)), "");
+}
+
+TEST_F(bus_fixture, a_quiet_channel_with_a_listener_is_resumed_without_a_false_gap) {
+  reader r;
+  shard_.subscribe(r, 0, "a", from_now{});
+  post("a", "one", 101);
+  for (std::uint64_t lsn = 102; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "") << "its last event is at that position: nothing was missed";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ");
+}
+
+TEST_F(bus_fixture, everybody_is_told_of_a_gap_and_so_is_whoever_resumes_from_before_it) {
+  reader a, b;
+  shard_.subscribe(a, 0, "a", from_now{});
+  shard_.subscribe(b, 1, "b", from_now{});
+  post("a", "one", 101);
+  hub_.announce_gap({epoch, 101, 0}, {epoch, 200, 0}, "reconnect");
+  post("a", "two", 201);
+  turn();
+  const std::string gap = R"({"from":"5f3a9c01-0000000000000065-00000000","to":"5f3a9c01-00000000000000c8-00000000","reason":"reconnect"};)";
+  EXPECT_EQ(a.got, "one;" + gap + "two;");
+  EXPECT_EQ(b.got, gap);
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "one gap two ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "gap two ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 200, 0}, 10)), "two ");
+}
+
+TEST_F(bus_fixture, a_reset_drops_history_and_starts_a_new_epoch) {
+  reader a;
+  shard_.subscribe(a, 0, "a", from_now{});
+  post("a", "one", 101);
+  hub_.announce_reset({epoch + 1, 50, 0}, "restored");
+  turn();
+  EXPECT_EQ(a.got, "one;" R"({"position":"5f3a9c02-0000000000000032-00000000","reason":"restored"};)");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "reset ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0}, 10)), "");
+}
+
+TEST_F(bus_fixture, plain_notifications_get_the_last_lsn_and_an_index_of_their_own) {
+  post("a", "one", 101);
+  for (int i = 0; i < 2; ++i) {
+    auto plain = std::make_shared<batch>();
+    plain->add("a", kind::message, payload_form::text, "plain", {}, 0);
+    hub_.publish(plain);
+  }
+  const auto all = hub_.history("a", from_beginning{}, 10);
+  EXPECT_EQ(all.events[1]->at, (position{epoch, 101, 0x80000000}));
+  EXPECT_EQ(all.events[2]->at, (position{epoch, 101, 0x80000001}));
+  post("a", "two", 102);
+  EXPECT_EQ(hub_.head(), (position{epoch, 102, 0}));
+}
+
+TEST_F(bus_fixture, a_slow_reader_is_a_lagging_cursor_that_others_do_not_feel) {
+  reader slow, quick;
+  slow.takes = 1;
+  shard_.subscribe(slow, 0, "a", from_now{});
+  shard_.subscribe(quick, 0, "a", from_now{});
+  for (std::uint64_t i = 0; i < 10; ++i) post("a", std::to_string(i), 101 + i);
+  turn();
+  EXPECT_EQ(quick.got, "0;1;2;3;4;5;6;7;8;9;");
+  EXPECT_EQ(slow.got, "0");
+  EXPECT_EQ(slow.bytes_to_boundary(), 1u);
+  EXPECT_EQ(slow.lag(), 16u) << "eight whole events between the one being sent and the newest";
+  slow.takes = SIZE_MAX;
+  slow.on_pending();
+  EXPECT_EQ(slow.got, quick.got);
+  post("a", "x", 200);
+  turn();
+  EXPECT_EQ(shard_.retained(), 0u) << "what all have read is forgotten";
+}
+
+TEST_F(bus_fixture, publish_says_when_a_shard_does_not_keep_up) {
+  hub small{{.history_bytes = 1 << 20, .inbox_bytes = 4096}};
+  shard late{small, encoders(), [] {}};
+  small.begin({epoch, 1, 0});
+  reader r;
+  late.subscribe(r, 0, "a", from_now{});
+  bool room = true;
+  for (std::uint64_t lsn = 2; lsn < 100 && room; ++lsn) {
+    auto one = std::make_shared<batch>();
+    one->add("a", kind::message, payload_form::text, std::string(100, 'x'), {epoch, lsn, 0}, 0);
+    room = small.publish(one);
+  }
+  EXPECT_FALSE(room);
+  late.deliver();
+  EXPECT_TRUE(small.has_room());
+}
+
+// A model with a random schedule: whatever the order of posts, turns, subscriptions and partial sends, each reader gets
+// exactly the events from its start to its end.
+TEST(bus_model, each_reader_gets_each_event_once_and_in_order) {
+  std::mt19937 random{20261122};
+  for (int round = 0; round < 200; ++round) {
+    hub h{{.history_bytes = 1 << 20}};
+    h.begin({epoch, 1, 0});
+    shard s{h, encoders(), [] {}};
+    struct tracked {
+      std::unique_ptr<reader> r = std::make_unique<reader>();
+      std::string expected;
+      std::size_t channel{};
+    };
+    std::vector<tracked> readers;
+    std::array<std::vector<std::pair<position, std::string>>, 3> log;
+    const std::array<std::string, 3> names{"a", "b", "c"};
+    std::uint64_t lsn = 1;
+    for (int step = 0; step < 200; ++step) {
+      const auto channel = random() % 3;
+      switch (random() % 6) {
+        case 0: {
+          tracked t;
+          t.channel = channel;
+          t.r->takes = 1 + random() % 5;
+          const auto skip = random() % 4;
+          const auto& past = log[channel];
+          start from = from_now{};
+          if (skip < past.size()) from = past[past.size() - 1 - skip].first;
+          for (const auto& e : s.subscribe(*t.r, static_cast<wire_form>(random() % 2), names[channel], from).events) encode(t.r->got, *e);
+          if (skip < past.size())
+            for (auto i = past.size() - skip; i < past.size(); ++i) t.expected += past[i].second + ";";
+          readers.push_back(std::move(t));
+          break;
+        }
+        case 1:
+          if (!readers.empty()) {
+            auto& t = readers[random() % readers.size()];
+            t.r->on_pending();
+          }
+          break;
+        case 2:
+          s.deliver();
+          s.flush();
+          break;
+        default: {
+          const auto text = std::to_string(++lsn);
+          auto one = std::make_shared<batch>();
+          one->add(names[channel], kind::message, payload_form::text, text, {epoch, lsn, 0}, 0);
+          h.publish(one);
+          log[channel].emplace_back(position{epoch, lsn, 0}, text);
+          for (auto& t : readers)
+            if (t.channel == channel) t.expected += text + ";";
+        }
+      }
+    }
+    s.deliver();
+    for (auto& t : readers) {
+      t.r->takes = SIZE_MAX;
+      t.r->on_pending();
+      ASSERT_EQ(t.r->got, t.expected) << "round " << round;
+      s.unsubscribe(*t.r);
+    }
+    EXPECT_EQ(s.topics(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace postbus::bus
