@@ -34,3 +34,6 @@ if(POSTBUS_SANITIZE)
   add_compile_options(-fsanitize=${POSTBUS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${POSTBUS_SANITIZE})
 endif()
+if(POSTBUS_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # the fuzzer steers by coverage of the rooms, not of its target alone
+endif()
