@@ -1,0 +1,37 @@
+#pragma once
+#include <boost/asio/awaitable.hpp>
+#include <boost/json/object.hpp>
+
+#include <string>
+
+#include "base/result.hpp"
+#include "bus/event.hpp"
+#include "bus/position.hpp"
+
+namespace postbus::gateway {
+
+/**
+ * What the gateway needs from behind it. `serve` gives it the database; the fan-out bench gives it a hub and nothing else.
+ * Called on any loop's thread; every coroutine completes on the executor it was awaited on. All waits have deadlines.
+ */
+class backend {
+public:
+  virtual ~backend() = default;
+
+  /** Posts one message (channel and payload are already checked). The position is at or after the message's. */
+  virtual boost::asio::awaitable<result<bus::position>> post(std::string channel, bus::payload_form form, std::string payload) = 0;
+  /**
+   * Sees to it that plain NOTIFY on `channel` reaches the hub, and returns the position since when it does without a break.
+   * Calls are counted; each success is followed by one `unlisten`.
+   */
+  virtual boost::asio::awaitable<result<bus::position>> listen(std::string channel) = 0;
+  virtual void unlisten(std::string channel) = 0;
+  /** The channel of a watched table's feed for a name as a user gives it (`orders`, `public.orders`). errc::not_watched tells the command that watches it. */
+  virtual boost::asio::awaitable<result<std::string>> feed_channel(std::string table) = 0;
+  /** True while messages can be posted and events flow. */
+  virtual bool ready() const = 0;
+  /** The database's part of /v1/status. */
+  virtual boost::json::object status() const = 0;
+};
+
+}  // namespace postbus::gateway

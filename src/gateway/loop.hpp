@@ -1,0 +1,129 @@
+#pragma once
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/unordered/unordered_flat_map.hpp>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bus/shard.hpp"
+#include "gateway/encoding.hpp"
+#include "gateway/gateway.hpp"
+#include "gateway/timing_wheel.hpp"
+
+namespace postbus::gateway {
+
+class session;
+
+/** What all loops share. Everything in it is either constant, atomic or safe to use from any thread. */
+struct gateway::shared {
+  shared(bus::hub& h, backend& b, gateway_options o);
+  bus::hub& hub;
+  backend& behind;
+  const gateway_options options;
+  std::atomic<std::shared_ptr<const token_set>> tokens;
+  std::atomic<std::shared_ptr<const tls_context>> tls;
+  std::atomic<bool> draining{false};
+  std::atomic<int> running{0};
+  int listening_socket{-1};
+  std::uint16_t bound_port{};
+  steady::time_point started{steady::now()};
+  std::vector<std::unique_ptr<class loop>> loops;
+};
+
+/**
+ * One thread's event loop and the connections that live on it.
+ *
+ * A turn: Asio waits (for timers, the database, other threads, and for the set of client sockets as one descriptor) → every
+ * client socket that is ready is read and its requests are acted on → what the hub has for this shard is delivered → each
+ * socket with something pending is written to once → closed connections are destroyed. Client sockets are not Asio's: an
+ * own edge-triggered epoll set costs an idle connection nothing but its entry.
+ */
+class loop {
+public:
+  explicit loop(gateway::shared& shared);
+  ~loop();
+
+  /** Runs turns until drained. */
+  void run();
+  boost::asio::io_context& context() { return context_; }
+  /** Runs `work` on this loop's thread at its next turn. Any thread. */
+  void post(std::function<void()> work);
+  /** Starts a detached coroutine on this loop: named, counted, its failure logged. */
+  void spawn(std::string_view name, boost::asio::awaitable<void> work);
+
+  // For sessions, on this thread.
+  gateway::shared& shared() { return shared_; }
+  const gateway_limits& limits() const { return shared_.options.limits; }
+  bus::shard& shard() { return shard_; }
+  timing_wheel& wheel() { return wheel_; }
+  turn_cache& encoded() { return encoded_; }
+  std::span<char> read_buffer() { return read_buffer_; }
+  /** Takes ownership of a session whose socket is in place. */
+  void adopt(std::unique_ptr<session> s);
+  /** `s` is written to once at the end of this turn. */
+  void flush_later(session& s);
+  /** Its after_flush() is called when all have been written to. */
+  void call_after_flush(session& s);
+  /** Destroys `s` at the end of this turn. */
+  void destroy_later(session& s);
+  /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
+  void watch(int fd, session& now, bool is_new);
+
+  /** Subscribes plain NOTIFY for `channel` on behalf of one subscription and calls `then`, at once when it is open already. */
+  void open_plain(const std::string& channel, std::function<void(result<bus::position>)> then);
+  void close_plain(const std::string& channel);
+
+  /** Calls `visit` for every session of this loop. */
+  void for_each(const std::function<void(session&)>& visit);
+  std::size_t sessions() const { return sessions_; }
+  void begin_drain();
+
+private:
+  struct plain_channel {
+    std::size_t users{};
+    bool open{};
+    bus::position since;
+    std::vector<std::function<void(result<bus::position>)>> waiting;
+  };
+
+  void ring();
+  void wait_for_sockets();
+  void wait_for_bell();
+  void wait_for_tick();
+  void poll_sockets();
+  void accept_some();
+  void finish_turn();
+  void stop_if_drained();
+  boost::asio::awaitable<void> listen_plain(std::string channel);
+
+  gateway::shared& shared_;
+  boost::asio::io_context context_{1};
+  boost::asio::posix::stream_descriptor sockets_;  // the epoll set
+  boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads
+  boost::asio::steady_timer tick_;
+  steady::time_point next_tick_;
+  bool sockets_ready_{true};
+  std::atomic<bool> rung_{false};
+  bus::shard shard_;
+  timing_wheel wheel_;
+  turn_cache encoded_;
+  std::vector<char> read_buffer_;
+  std::vector<session*> dirty_, after_flush_, graveyard_;
+  session* first_{};  // of all sessions
+  std::size_t sessions_{};
+  std::size_t coroutines_{};
+  boost::unordered_flat_map<std::string, plain_channel> plain_;
+  int spare_descriptor_{-1};
+  bool draining_{};
+  timing_wheel::timer drain_end_;
+};
+
+}  // namespace postbus::gateway
