@@ -1,5 +1,5 @@
-# What Postbus stands on. Boost, fmt and spdlog are linked statically; libpq and OpenSSL stay dynamic, so that their
-# security updates reach a running binary.
+# What Postbus stands on. Boost is linked statically; libpq and OpenSSL stay dynamic, so that their security updates reach a
+# running binary, and so do fmt, spdlog and toml++, of which Debian has no archives.
 set(Boost_USE_STATIC_LIBS ON)
 find_package(Boost 1.81.0 EXACT CONFIG REQUIRED COMPONENTS json url)
 find_package(PostgreSQL REQUIRED)
