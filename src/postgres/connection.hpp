@@ -12,6 +12,7 @@
 
 #include "base/clock.hpp"
 #include "base/result.hpp"
+#include "postgres/server_error.hpp"
 
 namespace postbus::postgres {
 
@@ -62,45 +63,55 @@ using parameter = std::optional<std::string_view>;
 
 /**
  * One PostgreSQL session over libpq's non-blocking calls, driven by Asio. Owned by one coroutine at a time and used on
- * its executor only. Every call takes a deadline; a call that fails for any reason but a refused statement
- * (errc::database) leaves the session unusable: close it and open another.
- * TCP keep-alive and tcp_user_timeout are set on every session, so that a half-open socket is noticed within seconds.
- * Source: PostgreSQL manual, "Asynchronous Command Processing", "Functions Associated with the COPY Command".
+ * its executor only (one thread, or a strand); a call in progress holds the session, and only wake() and close() may be
+ * called meanwhile. Arguments that are views must live until the call has ended. Every call takes a deadline; a call that
+ * fails for any reason but a refused statement (errc::database) or an argument that cannot be sent
+ * (errc::invalid_argument) leaves the session closed: open another.
+ * libpq 15 has no way to cancel a statement without blocking, so a deadline that passes closes the session, and the
+ * statement's outcome is unknown. TCP keep-alive and tcp_user_timeout are set on every session (the URL may set others),
+ * so that a half-open socket with data on its way is noticed within seconds.
+ * Not asynchronous: libpq resolves host names in open() on the calling thread; addresses and sockets cost nothing.
+ * Source: PostgreSQL manual, "Asynchronous Command Processing", "Pipeline Mode", "Functions Associated with the COPY Command".
  */
 class connection {
 public:
+  /** Runs on the coroutine's executor. errc::invalid_argument: the URL is malformed; errc::unavailable, errc::timed_out. */
   static asio::awaitable<result<connection>> open(connect_options options);
 
   connection(connection&&) noexcept;
   connection& operator=(connection&&) noexcept;
   ~connection();  ///< closes the socket without waiting
 
-  /** Runs one statement with bound parameters (extended protocol). errc::database carries the SQLSTATE in `sqlstate()`. */
+  /** Runs one statement with bound parameters (extended protocol). Of a refused one sqlstate(error) tells the SQLSTATE. */
   asio::awaitable<result<rows>> query(std::string_view sql, std::span<const parameter> parameters, steady::duration deadline);
   /** Runs one or more statements without parameters (simple protocol); the last one's rows. Needed on replication sessions. */
   asio::awaitable<result<rows>> execute(std::string_view sql, steady::duration deadline);
   /**
-   * Runs several statements in one round trip (pipeline mode), each in its own transaction. The results stand in
-   * statement order; a refused statement does not stop the next.
+   * Runs several statements in one round trip (pipeline mode). The results stand in statement order. Each statement is a
+   * transaction of its own, unless it shares that of the next; a refused statement undoes its own transaction only, whose
+   * other statements fail with errc::conflict. A refusal at commit is the result of the transaction's last statement.
    */
   struct statement {
     std::string_view sql;
     std::span<const parameter> parameters;
+    bool with_next{};  ///< runs in one transaction with the statement after it
   };
   asio::awaitable<result<std::vector<result<rows>>>> pipeline(std::span<const statement> statements, steady::duration deadline);
-
-  /** SQLSTATE of the last refused statement, or "". */
-  std::string_view sqlstate() const;
 
   /** Called for each NOTIFY that arrives, from within query, execute, pipeline and wait_notifications. */
   void on_notification(std::function<void(const notification&)> handler);
   /** Waits until the socket has something or the deadline passes (errc::timed_out, the session stays usable), then delivers what arrived. */
   asio::awaitable<result<>> wait_notifications(steady::duration deadline);
+  /** Makes a wait_notifications or wait_copy_data in progress, or else the next one, return success at once. */
+  void wake();
 
   // COPY BOTH, after execute("START_REPLICATION …") returned.
   /** Takes the next CopyData message that is already here without waiting; an empty optional when there is none. The view is valid until the next call. */
   result<std::optional<std::string_view>> take_copy_data();
-  /** Waits until take_copy_data may have more, or the deadline passes (errc::timed_out, the session stays usable). */
+  /**
+   * Waits until take_copy_data may have more, or the deadline passes (errc::timed_out, the session stays usable). While
+   * data pours in it returns without suspending a few times in a row, then lets the loop turn.
+   */
   asio::awaitable<result<>> wait_copy_data(steady::duration deadline);
   /** Sends one CopyData message and flushes it. */
   asio::awaitable<result<>> put_copy_data(std::string_view bytes, steady::duration deadline);

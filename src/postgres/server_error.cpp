@@ -1,0 +1,48 @@
+#include "postgres/server_error.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+namespace postbus::postgres {
+namespace {
+
+bool raised_by_us(std::string_view state) { return state.starts_with("PB") || state == "22023"; }
+
+std::string safe_text(const server_message& m) {
+  const auto& s = m.sqlstate;
+  if (raised_by_us(s)) return m.hint.empty() ? std::string{m.primary} : fmt::format("{}; {}", m.primary, m.hint);
+  if (s == "42501") return "the gateway's database role lacks a right: grant it postbus_poster, postbus_listener or postbus_admin (postbus doctor says which)";
+  if (s == "3F000" || s == "42883" || s == "42P01" || s == "42703")
+    return "the database lacks the postbus schema, or has another version of it: run postbus setup";
+  if (s == "25006") return "the database is read-only; a hot standby always is: use the primary's address";
+  if (s == "53300") return "the database has no free connection slot: raise max_connections or close other sessions";
+  if (s == "53100") return "the database's disk is full";
+  if (s.starts_with("28")) return "the database refused the login: check user, password and pg_hba.conf";
+  if (s == "3D000") return "the database named in the URL does not exist: create it or correct the URL";
+  if (s == "57014") return "the database cancelled the statement";
+  if (s == "57P03") return "the database is starting up or shutting down";
+  if (s.starts_with("57P")) return "the database ended the session";
+  return "the database refused the statement";
+}
+
+}  // namespace
+
+error from_server(const server_message& m) {
+  const bool ends_session = m.severity == "FATAL" || m.severity == "PANIC";
+  auto detail = fmt::format("[{}] {}", m.sqlstate, m.primary);
+  if (!m.detail.empty()) detail += fmt::format(" ({})", m.detail);
+  if (!m.hint.empty()) detail += fmt::format("; hint: {}", m.hint);
+  return {ends_session ? errc::unavailable : errc::database, safe_text(m), std::move(detail)};
+}
+
+std::string_view sqlstate(const error& e) {
+  const std::string_view d = e.detail;
+  if (d.size() < 7 || d[0] != '[' || d[6] != ']') return {};
+  const auto state = d.substr(1, 5);
+  const bool well_formed = std::ranges::all_of(state, [](unsigned char c) { return std::isdigit(c) || std::isupper(c); });
+  return well_formed ? state : std::string_view{};
+}
+
+}  // namespace postbus::postgres

@@ -1,0 +1,28 @@
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "base/result.hpp"
+
+namespace postbus::postgres {
+
+/** The parts of a server's ErrorResponse that we use (manual, "Error and Notice Message Fields"). */
+struct server_message {
+  std::string_view severity;  ///< not localised: ERROR, FATAL, PANIC
+  std::string_view sqlstate;
+  std::string_view primary;
+  std::string_view detail;
+  std::string_view hint;
+};
+
+/**
+ * A refused statement as errc::database; with severity FATAL or PANIC, which end the session, as errc::unavailable.
+ * `text` names the fix where the SQLSTATE tells it. Only messages that Postbus's own SQL raises (SQLSTATE PB… or 22023)
+ * are repeated in `text`; every other word of the server stands in `detail`, behind its SQLSTATE in brackets.
+ */
+error from_server(const server_message& message);
+
+/** The SQLSTATE of an error made by from_server ("42501"), else "". A view into `e`. */
+std::string_view sqlstate(const error& e);
+
+}  // namespace postbus::postgres
