@@ -13,5 +13,5 @@ function(postbus_room name)
     $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/generated>)
   list(TRANSFORM ARGN PREPEND postbus_)
   target_link_libraries(postbus_${name} PUBLIC ${ARGN} Boost::headers Boost::json Boost::url fmt::fmt spdlog::spdlog
-    PRIVATE postbus_options)
+    PRIVATE $<BUILD_INTERFACE:postbus_options>)
 endfunction()
