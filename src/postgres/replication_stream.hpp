@@ -1,0 +1,82 @@
+#pragma once
+#include <cstdint>
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "postgres/connection.hpp"
+#include "postgres/pgoutput.hpp"
+#include "postgres/stream_pulse.hpp"
+
+namespace postbus::postgres {
+
+/** What LSNs of a server are worth: they can be compared only within one system, timeline and database. */
+struct system_identity {
+  std::string system_identifier;
+  std::uint32_t timeline{};
+  std::string database;
+};
+
+struct stream_options {
+  std::string conninfo;  ///< a direct session; a transaction pooler cannot carry it
+  std::string application_name{"postbus"};
+  std::string slot;                ///< [a-z0-9_]+, at most 63 bytes
+  std::string publication{"postbus"};
+  steady::duration deadline{std::chrono::seconds{10}};       ///< of the connection and of each command
+  steady::duration slot_deadline{std::chrono::seconds{60}};  ///< of the slot's creation, which waits for running writers
+  stream_pulse::timing pulse{};
+};
+
+/**
+ * A replication session on a temporary logical slot of pgoutput: whole committed transactions in commit order, from the
+ * moment the slot exists. The slot dies with the session. Owned by one coroutine; its executor only. After a failure of
+ * any call the stream is over: open another.
+ * Source: PostgreSQL manual, "Streaming Replication Protocol".
+ */
+class replication_stream {
+public:
+  /** Connects as a walsender's client and learns what server it is. errc::forbidden: the role may not replicate. */
+  static asio::awaitable<result<replication_stream>> open(stream_options options);
+  /** Makes the temporary slot. Waits until every transaction that writes at this moment has ended (errc::timed_out). */
+  asio::awaitable<result<>> create_slot();
+  /** Starts the flow from the slot's consistent point. errc::unsupported: no such publication, no logical WAL. */
+  asio::awaitable<result<>> start();
+
+  const system_identity& identity() const { return identity_; }
+  /** Everything that commits after this LSN will come; valid after create_slot. */
+  std::uint64_t start_lsn() const { return start_lsn_; }
+  const std::string& slot() const { return options_.slot; }
+  int server_version() const { return session_.server_version(); }
+
+  /** The next frame that is already here, without waiting; valid until the next call. */
+  result<std::optional<pgoutput::frame>> next();
+  /**
+   * Sends feedback and questions that are due, then waits for more, at most for `longest`. Returns early or for nothing
+   * now and then. errc::timed_out: the server is silent although it was asked.
+   */
+  asio::awaitable<result<>> wait(steady::duration longest);
+  /** As `wait`, for a caller that does not read at the moment: speaks, and forgives the silence that is the caller's own. */
+  asio::awaitable<result<>> keep_alive();
+  /** Everything that ends at or before `lsn` is done: the server may forget its WAL. Told with the next feedback. */
+  void applied(std::uint64_t lsn) { applied_ = std::max(applied_, lsn); }
+  /** Makes a wait in progress return. */
+  void wake() { session_.wake(); }
+  void close() { session_.close(); }
+
+private:
+  replication_stream(connection session, stream_options options);
+  asio::awaitable<result<>> speak(stream_pulse::action what);
+
+  connection session_;
+  stream_options options_;
+  system_identity identity_;
+  std::uint64_t start_lsn_{};
+  std::uint64_t applied_{};
+  stream_pulse pulse_;
+};
+
+/** "16/B374D848" to a number; nullopt when it is not an LSN. */
+std::optional<std::uint64_t> parse_lsn(std::string_view text);
+
+}  // namespace postbus::postgres

@@ -1,0 +1,43 @@
+#pragma once
+#include "base/clock.hpp"
+
+namespace postbus::postgres {
+
+/**
+ * When a replication client speaks and when it gives a silent server up. I/O-free: time comes in as an argument.
+ *
+ * The server drops a client that says nothing for wal_sender_timeout, so feedback goes out at least every
+ * `feedback_every`, and at once when the server asks. A server that is silent for `silence` is asked to answer; when
+ * nothing at all comes within `answer_within` of the question the session is dead, although the socket may look open.
+ */
+class stream_pulse {
+public:
+  struct timing {
+    steady::duration feedback_every{std::chrono::seconds{3}};
+    steady::duration silence{std::chrono::seconds{2}};
+    steady::duration answer_within{std::chrono::seconds{6}};
+  };
+  enum class action { none, feedback, question, give_up };
+
+  stream_pulse(steady::time_point now, timing given) : timing_{given}, spoke_{now}, heard_{now} {}
+
+  /** A frame came. */
+  void heard(steady::time_point now) {
+    heard_ = now;
+    asked_ = false;
+  }
+  /** The server asked for feedback. */
+  void requested() { requested_ = true; }
+  /** What to do now; what it returns counts as done. Take what the socket holds first: give_up means nothing was there. */
+  action due(steady::time_point now);
+  /** When `due` has something to say, if nothing comes before. */
+  steady::time_point next() const;
+
+private:
+  timing timing_;
+  steady::time_point spoke_, heard_, asked_at_{};
+  bool asked_{};
+  bool requested_{};
+};
+
+}  // namespace postbus::postgres
