@@ -1,0 +1,232 @@
+#include "client/listener.hpp"
+
+#include <fmt/format.h>
+
+#include "bus/channel.hpp"
+#include "bus/hub.hpp"
+#include "client/failure.hpp"
+
+namespace postbus {
+namespace {
+
+constexpr std::chrono::seconds save_interval{1}, confirm_patience{30}, goodbye_patience{1};
+
+std::size_t size_of(const event& e) { return sizeof e + e.payload.size() + e.channel.size(); }
+
+std::uint64_t random_seed() { return std::random_device{}() | static_cast<std::uint64_t>(std::random_device{}()) << 32; }
+
+remote::channel_positions load(const std::optional<remote::resume_file>& file) {
+  if (!file) return {};
+  auto known = file->load();
+  if (!known) remote::raise(known.error());
+  return std::move(*known);
+}
+
+}  // namespace
+
+listener::impl::impl(remote::link_settings target, client_options client_how, std::vector<std::string> channels, listen_options listen_how)
+    : to{std::move(target)},
+      how{std::move(client_how)},
+      options{std::move(listen_how)},
+      file{options.resume_file.empty() ? std::nullopt : std::optional{remote::resume_file{options.resume_file}}},
+      session{channels, options.after, load(file), random_seed()} {
+  if (channels.empty()) remote::raise({errc::invalid_argument, "name at least one channel to listen on"});
+  for (const auto& channel : channels)
+    if (const auto fine = bus::check_channel(channel); !fine) remote::raise(fine.error());
+  if (const auto from = bus::parse_start(options.after); !from) remote::raise(from.error());
+  // Channels of earlier runs that are not listened on now keep their line in the file.
+  handled = load(file);
+  thread = std::thread{[this] { run(); }};
+}
+
+listener::impl::~impl() {
+  stop();
+  thread.join();
+  try {
+    save();
+  } catch (const request_error&) {
+    // The events after the last save repeat in the next run: that is what the file promises.
+  }
+}
+
+void listener::impl::stop() {
+  {
+    const std::lock_guard lock{guard};
+    stopping = true;
+  }
+  wake.signal();
+  changed.notify_all();
+}
+
+void listener::impl::tell(link_state state, std::string_view why) {
+  if (options.on_link) options.on_link(state, why);
+}
+
+// ---------------------------------------------------------------------------------------------- the consumer's side
+
+std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
+  const auto deadline = steady::now() + timeout;
+  if (in_hand) {
+    handled.insert_or_assign(std::move(in_hand->first), std::move(in_hand->second));
+    in_hand.reset();
+    dirty = true;
+  }
+  for (;;) {
+    std::unique_lock lock{guard};
+    if (starts_moved) {
+      for (const auto& [channel, at] : starts) dirty |= handled.emplace(channel, at).second;
+      starts_moved = false;
+    }
+    if (dirty && (queue.empty() || stopping || steady::now() - saved >= save_interval)) {
+      lock.unlock();
+      save();
+      continue;
+    }
+    if (stopping) return std::nullopt;
+    if (!queue.empty()) {
+      auto out = std::move(queue.front());
+      queue.pop_front();
+      queued_bytes -= size_of(out);
+      in_hand.emplace(out.channel, out.position);
+      lock.unlock();
+      changed.notify_all();  // there is room again
+      return out;
+    }
+    if (ended) {
+      if (failure) remote::raise(*failure);
+      return std::nullopt;
+    }
+    const bool woken = changed.wait_until(lock, deadline, [&] { return stopping || ended || starts_moved || !queue.empty(); });
+    if (!woken) return std::nullopt;
+  }
+}
+
+void listener::impl::save() {
+  if (file && dirty) {
+    if (const auto done = file->save(handled); !done) remote::raise(done.error());
+  }
+  dirty = false;
+  saved = steady::now();
+}
+
+void listener::impl::wait_confirmed() {
+  if (options.confirm_timeout.count() <= 0) return;
+  std::unique_lock lock{guard};
+  changed.wait_for(lock, options.confirm_timeout, [&] { return confirmed || ended || stopping; });
+  if (failure) remote::raise(*failure);
+  if (confirmed || stopping) return;
+  auto why = trouble;
+  if (why.text.empty()) why = {errc::timed_out, fmt::format("{} did not confirm in time", to.url.text())};
+  remote::raise(why);
+}
+
+// ---------------------------------------------------------------------------------------------- the listener's thread
+
+bool listener::impl::wait_for_room() {
+  std::unique_lock lock{guard};
+  changed.wait(lock, [&] { return stopping || (queue.size() < options.queue_events && queued_bytes < options.queue_bytes); });
+  return !stopping;
+}
+
+remote::link_end listener::impl::hold(remote::websocket_link& link) {
+  using what = remote::websocket_link::incoming::what;
+  const auto confirm_by = steady::now() + confirm_patience;
+  bool up = false;
+  for (;;) {
+    if (!wait_for_room()) break;
+    auto incoming = link.next(up ? steady::now() + std::chrono::hours{1} : confirm_by);
+    if (incoming.is == what::ended) return std::move(incoming.end);
+    if (incoming.is == what::woken) break;
+    if (incoming.is == what::timed_out) {
+      if (up) continue;
+      return {.why = {errc::timed_out, fmt::format("{} did not confirm in time", to.url.text())}};
+    }
+    auto received = session.received(incoming.text);
+    if (!received) {
+      link.close(1000, {}, steady::now() + goodbye_patience);
+      return {.why = received.error()};
+    }
+    if (auto& arrived = *received) {
+      const std::lock_guard lock{guard};
+      queued_bytes += size_of(*arrived);
+      queue.push_back(std::move(*arrived));
+    } else if (session.confirmed() && !up) {
+      up = true;
+      {
+        const std::lock_guard lock{guard};
+        confirmed = true;
+        starts = session.starts();
+        starts_moved = true;
+        trouble = {};
+      }
+      tell(link_state::connected, to.url.text());
+    }
+    changed.notify_all();
+  }
+  link.close(1000, {}, steady::now() + goodbye_patience);
+  return {.why = {errc::io, "stopped"}};
+}
+
+remote::link_end listener::impl::talk() {
+  remote::link_end end;
+  const auto deadline = steady::now() + how.connect_timeout;
+  auto link = remote::websocket_link::open(to, deadline, &wake, end);
+  if (!link) {
+    end.why = link.error();
+    return end;
+  }
+  for (const auto& text : session.opened())
+    if (const auto sent = link->send(text, steady::now() + how.request_timeout); !sent) return {.why = sent.error()};
+  return hold(*link);
+}
+
+void listener::impl::run() {
+  for (;;) {
+    const auto end = talk();
+    const auto pause = session.ended(end);
+    std::unique_lock lock{guard};
+    trouble = end.why;
+    if (stopping || !pause) break;
+    lock.unlock();
+    tell(link_state::lost, end.why.text);
+    lock.lock();
+    if (changed.wait_for(lock, *pause, [&] { return stopping; })) break;
+  }
+  std::string why;
+  {
+    const std::lock_guard lock{guard};
+    ended = true;
+    if (!stopping) failure = trouble;
+    if (failure) why = failure->text;
+  }
+  changed.notify_all();
+  tell(link_state::ended, why);
+}
+
+// ---------------------------------------------------------------------------------------------- the public face
+
+listener::listener(std::unique_ptr<impl> made) : impl_{std::move(made)} {}
+listener::listener(listener&&) noexcept = default;
+listener& listener::operator=(listener&&) noexcept = default;
+listener::~listener() = default;
+
+std::optional<event> listener::next(std::chrono::milliseconds timeout) & { return impl_->next(timeout); }
+bool listener::ready() const& {
+  const std::lock_guard lock{impl_->guard};
+  return !impl_->queue.empty() || impl_->stopping || impl_->ended;
+}
+void listener::stop() & { impl_->stop(); }
+bool listener::stopped() const& {
+  const std::lock_guard lock{impl_->guard};
+  return impl_->stopping;
+}
+void listener::save() & {
+  if (impl_->in_hand) {
+    impl_->handled.insert_or_assign(impl_->in_hand->first, impl_->in_hand->second);
+    impl_->in_hand.reset();
+    impl_->dirty = true;
+  }
+  impl_->save();
+}
+
+}  // namespace postbus

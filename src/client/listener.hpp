@@ -1,0 +1,69 @@
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "client/listen_session.hpp"
+#include "client/websocket_link.hpp"
+#include "postbus/client.hpp"
+
+namespace postbus {
+
+/**
+ * A thread that owns the connection and the policy (listen_session), and a bounded queue between it and the consumer.
+ *
+ * The life of an event here: frame → session fixes the channel's position → queue → next() gives it out → the following
+ * next() counts it as handled → once the queue is empty, or a second has passed, the handled positions are saved. Saving
+ * while events pile up makes one save stand for many.
+ * A full queue stops the reading: TCP then holds the gateway back, which in the end cuts us off with 4001, and the session
+ * resumes after the last event queued.
+ */
+struct listener::impl {
+  impl(remote::link_settings to, client_options how, std::vector<std::string> channels, listen_options options);
+  ~impl();
+
+  std::optional<event> next(std::chrono::milliseconds timeout);
+  /** Waits for the first confirmation of every channel. Throws request_error. */
+  void wait_confirmed();
+  void stop();
+  void save();
+
+  // The listener's thread.
+  void run();
+  remote::link_end hold(remote::websocket_link& link);
+  remote::link_end talk();
+  bool wait_for_room();
+  void tell(link_state state, std::string_view why);
+
+  remote::link_settings to;
+  client_options how;
+  listen_options options;
+  std::optional<remote::resume_file> file;
+  remote::wakeup wake;
+  remote::listen_session session;  ///< the thread's alone
+
+  // The consumer's alone.
+  remote::channel_positions handled;
+  std::optional<std::pair<std::string, std::string>> in_hand;  ///< channel and position of the event given out last
+  bool dirty{};
+  steady::time_point saved{};
+
+  mutable std::mutex guard;  ///< for what follows
+  std::condition_variable changed;
+  std::deque<event> queue;
+  std::size_t queued_bytes{};
+  remote::channel_positions starts;  ///< fixed by the thread, merged into `handled` by the consumer
+  bool starts_moved{};
+  bool confirmed{};
+  bool stopping{};
+  bool ended{};
+  std::optional<error> failure;  ///< why it ended for good
+  error trouble;                 ///< why the last connection ended
+
+  std::thread thread;
+};
+
+}  // namespace postbus

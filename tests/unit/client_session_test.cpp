@@ -1,0 +1,133 @@
+#include <gtest/gtest.h>
+
+#include "client/listen_session.hpp"
+
+namespace postbus::remote {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::string_view p1 = "00000001-0000000000000010-00000000", p2 = "00000001-0000000000000020-00000000", p9 = "00000001-0000000000000090-00000000";
+
+std::string ok(int id, std::string_view at) { return R"({"id":)" + std::to_string(id) + R"(,"ok":{"position":")" + std::string{at} + R"("}})"; }
+std::string message(int sub, std::string_view at, std::string_view kind = "message") {
+  return R"({"sub":)" + std::to_string(sub) + R"(,"id":")" + std::string{at} + R"(","channel":"c","kind":")" + std::string{kind} + R"(","at":"t","payload":"x"})";
+}
+link_end lost(int close_code = 0, int status = 0) { return {.http_status = status, .close_code = close_code, .why = {errc::io, "lost"}}; }
+
+TEST(listen_session, subscribes_to_each_channel_once_and_is_confirmed_by_all) {
+  listen_session session{{"a", "b\"", "a"}, "", {}, 1};
+  EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"a"})", R"({"id":2,"op":"subscribe","channel":"b\""})"}));
+  EXPECT_FALSE(session.confirmed());
+  ASSERT_TRUE(session.received(ok(1, p1)));
+  EXPECT_FALSE(session.confirmed());
+  ASSERT_TRUE(session.received(ok(2, p2)));
+  EXPECT_TRUE(session.confirmed());
+  EXPECT_EQ(session.starts(), (channel_positions{{"a", std::string{p1}}, {"b\"", std::string{p2}}}));
+}
+
+TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {
+  listen_session session{{"a", "b"}, "now", {}, 1};
+  session.opened();
+  ASSERT_TRUE(session.received(ok(1, p1)));
+  ASSERT_TRUE(session.received(ok(2, p1)));
+  const auto delivered = session.received(message(2, p9));
+  EXPECT_EQ(delivered.value()->position, p9);
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_FALSE(session.confirmed());
+  EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{p1} + "\"}",
+                                                        R"({"id":2,"op":"subscribe","channel":"b","after":")" + std::string{p9} + "\"}"}));
+}
+
+TEST(listen_session, a_confirmation_does_not_skip_what_was_asked_for) {
+  // Asked for everything after p1, confirmed at p9, and lost before the events between them came.
+  listen_session session{{"a"}, std::string{p1}, {}, 1};
+  session.opened();
+  ASSERT_TRUE(session.received(ok(1, p9)));
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_NE(session.opened().front().find(p1), std::string::npos);
+  // The same from the beginning, where no position is known at all.
+  listen_session oldest{{"a"}, "beginning", {}, 1};
+  oldest.opened();
+  ASSERT_TRUE(oldest.received(ok(1, p9)));
+  ASSERT_TRUE(oldest.ended(lost()));
+  EXPECT_NE(oldest.opened().front().find("beginning"), std::string::npos);
+}
+
+TEST(listen_session, remembered_positions_win_over_after_channel_by_channel) {
+  listen_session session{{"a", "b"}, "beginning", {{"b", std::string{p2}}, {"elsewhere", std::string{p9}}}, 1};
+  const auto texts = session.opened();
+  EXPECT_NE(texts[0].find("beginning"), std::string::npos);
+  EXPECT_NE(texts[1].find(p2), std::string::npos);
+}
+
+TEST(listen_session, gap_and_reset_are_delivered_and_move_the_position) {
+  listen_session session{{"a"}, "", {}, 1};
+  session.opened();
+  ASSERT_TRUE(session.received(ok(1, p1)));
+  EXPECT_TRUE(session.received(message(1, p2, "gap")).value()->is_notice());
+  EXPECT_EQ(session.received(message(1, p9, "reset")).value()->kind, event_kind::reset);
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_NE(session.opened().front().find(p9), std::string::npos);
+}
+
+TEST(listen_session, comes_back_after_1001_4001_and_whatever_may_pass) {
+  for (const auto& end : {lost(1001), lost(4001), lost(1013), lost(1006), lost(), lost(0, 503), lost(0, 429), lost(0, 408), lost(0, 502)}) {
+    listen_session session{{"a"}, "", {}, 1};
+    session.opened();
+    EXPECT_TRUE(session.ended(end)) << end.close_code << " " << end.http_status;
+  }
+}
+
+TEST(listen_session, ends_for_good_where_coming_back_is_of_no_use) {
+  for (const auto& end : {lost(4400), lost(4401), lost(4403), lost(0, 401), lost(0, 403), lost(0, 404), lost(0, 400), lost(0, 301)}) {
+    listen_session session{{"a"}, "", {}, 1};
+    session.opened();
+    EXPECT_FALSE(session.ended(end)) << end.close_code << " " << end.http_status;
+  }
+}
+
+TEST(listen_session, a_refused_channel_ends_it_and_is_named) {
+  listen_session session{{"a", "secret"}, "", {}, 1};
+  session.opened();
+  const auto refused = session.received(R"({"id":2,"error":{"status":403,"code":"forbidden","detail":"the token does not permit it"}})");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::forbidden);
+  EXPECT_NE(refused.error().text.find("secret"), std::string::npos);
+  EXPECT_FALSE(session.ended({.why = refused.error()}));
+}
+
+TEST(listen_session, a_refusal_that_may_pass_is_tried_again) {
+  listen_session session{{"a"}, "", {}, 1};
+  session.opened();
+  const auto refused = session.received(R"({"id":1,"error":{"status":503,"code":"unavailable","detail":"later"}})");
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(session.ended({.why = refused.error()}));
+}
+
+TEST(listen_session, pauses_grow_to_ten_seconds_with_jitter_and_start_anew_once_confirmed) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    listen_session session{{"a"}, "", {}, seed};
+    milliseconds expected = listen_session::first_pause;
+    for (int i = 0; i < 20; ++i) {
+      const auto pause = session.ended(lost()).value();
+      EXPECT_GE(pause, expected / 2) << "seed " << seed;
+      EXPECT_LE(pause, expected) << "seed " << seed;
+      expected = std::min(expected * 2, milliseconds{listen_session::longest_pause});
+    }
+    session.opened();
+    ASSERT_TRUE(session.received(ok(1, p1)));
+    EXPECT_LE(session.ended(lost()).value(), listen_session::first_pause);
+  }
+}
+
+TEST(listen_session, frames_about_subscriptions_never_made_are_a_breach) {
+  for (const auto& frame : {ok(0, p1), ok(2, p1), ok(-1, p1), message(0, p1), message(9, p1)}) {
+    listen_session session{{"a"}, "", {}, 1};
+    session.opened();
+    EXPECT_EQ(session.received(frame).error().code, errc::protocol) << frame;
+  }
+}
+
+}  // namespace
+}  // namespace postbus::remote
