@@ -28,7 +28,7 @@ struct item {
 };
 
 /**
- * Reads RFC 6455 frames without I/O and without extensions. 24 bytes while nothing is pending; memory is taken only for a
+ * Reads RFC 6455 frames without I/O and without extensions. 16 bytes while nothing is pending; memory is taken only for a
  * frame that arrived in part or a message in fragments, grows with what has arrived (never with what a header claims)
  * and is given back with the message.
  *
