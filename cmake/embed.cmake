@@ -1,5 +1,5 @@
-# Files that travel inside the binary: SQL (migrations and named statements) and the built web page. Each is turned into
-# a C++ array by cmake itself at build time, so no tool beside cmake is needed.
+# Files that travel inside the binary: SQL (migrations, named statements, the examples that the demo plays) and the built
+# web page. Each is turned into a C++ array by cmake itself at build time, so no tool beside cmake is needed.
 
 # postbus_embed(TARGET NAMESPACE FILES...) adds generated/NAMESPACE.hpp with `constexpr embedded_file NAMESPACE::files[]`.
 function(postbus_embed target namespace root)
@@ -19,4 +19,9 @@ endfunction()
 function(postbus_embed_web target)
   file(GLOB_RECURSE files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/web/dist/*)
   postbus_embed(${target} embedded_web ${CMAKE_SOURCE_DIR}/web/dist ${files})
+endfunction()
+
+function(postbus_embed_examples target)
+  file(GLOB_RECURSE files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/examples/*.sql)
+  postbus_embed(${target} embedded_examples ${CMAKE_SOURCE_DIR}/examples ${files})
 endfunction()
