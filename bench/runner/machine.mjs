@@ -61,4 +61,7 @@ export function describe_machine() {
   return { cores: cpus().length, model, memory_gib: Math.round(memory), kernel };
 }
 
+/** statfs types of file systems without a disk below: tmpfs, ramfs. */
+export const memory_file_systems = new Set([0x01021994, 0x858458f6]);
+
 export const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));

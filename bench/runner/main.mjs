@@ -6,12 +6,16 @@ import { parseArgs } from 'node:util';
 
 import { connect } from './connect.mjs';
 import { fanout } from './fanout.mjs';
+import { latency, unflushed } from './latency.mjs';
 import { describe_machine } from './machine.mjs';
+import { post } from './post.mjs';
 import { stop_all } from './processes.mjs';
 import { session } from './rounds.mjs';
 import { table } from './table.mjs';
+import { waiters } from './waiters.mjs';
+import { writers } from './writers.mjs';
 
-const groups = [fanout, connect];
+const groups = [fanout, connect, post, writers, latency, unflushed, waiters];
 
 const usage = `usage: ./dev bench [GROUP...] [--quick] [--rounds N] [--json] [--output FILE]
 ${groups.map((group) => `  ${group.name.padEnd(10)} ${group.about}`).join('\n')}
@@ -67,6 +71,7 @@ for (const group of groups) {
   } catch (problem) {
     failed = true;
     await stop_all();
+    delete paths.cluster; // it went with the rest; the next group gets a new one
     bench.note(`${group.name} did not finish: ${problem.message}`);
     if (process.env.POSTBUS_BENCH_TRACE) console.error(problem);
   }

@@ -7,10 +7,11 @@ const running = new Set();
 
 /** A started program. `lines` are awaited one by one with `line()`. */
 export class program {
-  constructor(command, args, { core, env, input = false, cwd } = {}) {
+  constructor(command, args, { core, env, input = false, cwd, stop_with = 'SIGTERM' } = {}) {
     const [file, ...rest] = core === undefined ? [command, ...args] : ['taskset', '-c', String(core), command, ...args];
     this.name = command.split('/').at(-1);
     this.errors = '';
+    this.stop_with = stop_with;
     this.child = spawn(file, rest, { stdio: [input ? 'pipe' : 'ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, cwd });
     this.child.stderr.on('data', (bytes) => (this.errors = (this.errors + bytes).slice(-8000)));
     this.waiting = [];
@@ -53,10 +54,10 @@ export class program {
     this.child.stdin.write(`${command}\n`);
     return JSON.parse(await this.line(seconds));
   }
-  async stop(signal = 'SIGTERM', patience = 10) {
+  async stop() {
     if (this.over) return;
-    this.child.kill(signal);
-    const timer = setTimeout(() => this.child.kill('SIGKILL'), patience * 1000);
+    this.child.kill(this.stop_with);
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), 15_000);
     await this.ended;
     clearTimeout(timer);
   }
@@ -71,7 +72,7 @@ export async function output(command, args, options) {
 }
 
 export async function stop_all() {
-  await Promise.all([...running].map((one) => one.stop('SIGTERM', 5)));
+  await Promise.all([...running].map((one) => one.stop()));
 }
 
 /** A port that was free a moment ago, for servers that cannot be given port 0. */
