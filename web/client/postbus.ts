@@ -294,7 +294,8 @@ export class Bus {
       this.#listeners.delete(listener);
       listener.options.onError?.(new BusError(describe(frame.error), frame.error));
     } else if (listener) {
-      if (listener.position === undefined || !/^[0-9a-f]{8}-/.test(listener.position)) listener.position = frame.ok?.position;
+      // `beginning` stays until the first event: what is replayed from there is still to come.
+      if (listener.position === undefined || listener.position === 'now') listener.position = frame.ok?.position;
       listener.options.onReady?.(frame.ok?.position ?? '');
     }
     const call = this.#calls.get(id);

@@ -19,7 +19,7 @@ export function Channels() {
                   <td class="number">{count(c.listeners)}</td>
                   <td class="number">{count(channelRates.value.get(c.name) ?? 0)}<small> /s</small></td>
                   <td class="number">{count(c.events)}</td>
-                  <td class="mono quiet" title={c.last}>{c.events > 0 ? shortPosition(c.last) : ''}</td>
+                  <td class="mono quiet" title={c.last ?? ''}>{c.last ? shortPosition(c.last) : ''}</td>
                 </tr>
               ))}
             </tbody>

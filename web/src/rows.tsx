@@ -1,7 +1,7 @@
 // The live table: rows of the followed table as changes brought them.
 import { useEffect } from 'preact/hooks';
 import { changes, follow, rows, table, type LiveRow } from './live';
-import { status } from './status';
+import { limited, status } from './status';
 import { cell, decimals } from './words';
 
 const shown = 16;
@@ -37,7 +37,7 @@ function Waiting() {
 
 export function Rows() {
   const watched = status.value?.watched ?? [];
-  const names = watched.map((w) => w.table);
+  const names = limited.value ? ['public.orders'] : watched.map((w) => w.table);
   useEffect(() => {
     // A table that appears later (the demo's, at its first start) is followed as soon as it is there.
     if (table.value === null && names.length > 0) follow(names.find((n) => n === 'public.orders') ?? names[0]!);

@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals';
 import { authorised, token, tokenWanted } from './access';
 
-export interface ChannelStatus { name: string; listeners: number; events: number; last: string }
+export interface ChannelStatus { name: string; listeners: number; events: number; last: string | null }
 export interface Watched { table: string; notify: string | null; columns: string[] | null }
 
 export interface Status {
@@ -33,6 +33,8 @@ export interface Rates { in: number; out: number; posts: number }
 export const window_s = 120;
 
 export const status = signal<Status | null>(null);
+/** True when the token may listen but not see the gateway's figures. */
+export const limited = signal(false);
 /** Why the last question had no answer, or null. */
 export const trouble = signal<string | null>(null);
 export const rates = signal<Rates>({ in: 0, out: 0, posts: 0 });
@@ -70,13 +72,12 @@ function point(eventsIn: number | null, eventsOut: number | null): void {
 async function ask(): Promise<void> {
   try {
     const answer = await fetch('v1/status', { headers: authorised(), cache: 'no-store', signal: AbortSignal.timeout(5000) });
-    if (answer.status === 401 || answer.status === 403) {
-      tokenWanted.value = token.value ? 'The gateway does not accept this token.' : 'The gateway wants a token.';
-      throw new Error(`the gateway answered ${answer.status}`);
-    }
+    if (answer.status === 401) tokenWanted.value = token.value ? 'The gateway does not accept this token.' : 'The gateway wants a token.';
+    if (answer.status === 403) limited.value = true;
     if (!answer.ok) throw new Error(`the gateway answered ${answer.status}`);
     take((await answer.json()) as Status);
     tokenWanted.value = null;
+    limited.value = false;
     trouble.value = null;
   } catch (error) {
     trouble.value = error instanceof TypeError ? 'the gateway cannot be reached' : (error as Error).message;

@@ -1,4 +1,4 @@
-import { status } from './status';
+import { limited, status } from './status';
 import { bytes, shortPosition } from './words';
 
 const words: Record<string, string> = { wal: 'the WAL, by logical decoding', notify: 'NOTIFY only' };
@@ -6,6 +6,7 @@ const words: Record<string, string> = { wal: 'the WAL, by logical decoding', not
 /** How commits reach this gateway, and the exact fix where it could be better. */
 export function Tier() {
   const now = status.value;
+  if (limited.value) return <section class="tier lower"><p>This token may listen, but the gateway's figures need one with <code>admin = true</code>.</p></section>;
   if (!now) return null;
   const { name, reason, fix } = now.tier;
   const full = !fix && !reason;

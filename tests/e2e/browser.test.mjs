@@ -1,0 +1,128 @@
+// Browsers and their rules: the first article's three lines work; a page of another origin gets nowhere.
+import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import { after, before, test } from 'node:test';
+import { launch, open } from './harness/browser.mjs';
+import { until } from './harness/program.mjs';
+import { setting, withOrders } from './harness/setting.mjs';
+
+const here = setting({ prepare: withOrders });
+let browser, elsewhere;
+before(async () => {
+  browser = await launch();
+  elsewhere = createServer((_request, answer) => answer.setHeader('Content-Type', 'text/html').end('<!doctype html><title>elsewhere</title>'));
+  await new Promise((resolve) => elsewhere.listen(0, '127.0.0.1', resolve));
+  elsewhere.url = `http://127.0.0.1:${elsewhere.address().port}/`;
+});
+after(async () => {
+  await browser?.close();
+  elsewhere?.close();
+});
+
+test("the article's three lines of browser code show a row as it commits", async () => {
+  const page = await open(browser, here.gateway.url);
+  await page.evaluate((url) => new Promise((resolve, reject) => {
+    window.seen = [];
+    const ws = new WebSocket(url);
+    ws.onmessage = (e) => window.seen.push(JSON.parse(e.data));
+    ws.onopen = resolve;
+    ws.onerror = () => reject(new Error('refused'));
+  }), `${here.gateway.ws}/v1/tables/orders?format=payload`);
+  here.psql("insert into orders (customer, item, quantity, total) values ('Ann', 'Stamp', 2, 3.20)");
+  await page.waitForFunction(() => window.seen.length > 0);
+  const [change] = await page.evaluate(() => window.seen);
+  assert.equal(change.table, 'orders');
+  assert.equal(change.action, 'INSERT');
+  assert.deepEqual({ customer: change.data.customer, total: change.data.total }, { customer: 'Ann', total: 3.2 });
+  await page.context().close();
+});
+
+test('EventSource resumes by itself after its connection was cut', async () => {
+  const page = await open(browser, here.gateway.url);
+  await page.evaluate(() => new Promise((resolve) => {
+    window.seen = [];
+    window.source = new EventSource('/v1/channels/news');
+    window.source.onmessage = (e) => window.seen.push(e.data);
+    window.source.onopen = resolve;
+  }));
+  here.psql("select postbus.post('news', 'one')");
+  await page.waitForFunction(() => window.seen.includes('one'));
+  await page.context().setOffline(true);
+  await page.context().setOffline(false);
+  here.psql("select postbus.post('news', 'two')");
+  await page.waitForFunction(() => window.seen.includes('two'));
+  assert.deepEqual(await page.evaluate(() => window.seen), ['one', 'two']);
+  await page.context().close();
+});
+
+// Each way in which a page of another origin can try. All of them must leave the channel silent.
+const attempts = {
+  'fetch GET /post': (url) => fetch(`${url}/post?channel=victim&payload=fetch`, { mode: 'no-cors' }).catch(() => {}),
+  'fetch POST': (url) => fetch(`${url}/v1/channels/victim`, { method: 'POST', mode: 'no-cors', body: 'fetch-post' }).catch(() => {}),
+  'an image': (url) => new Promise((resolve) => {
+    const image = new Image();
+    image.onload = image.onerror = resolve;
+    image.src = `${url}/post?channel=victim&payload=image`;
+  }),
+  'a form in a frame': (url) => new Promise((resolve) => {
+    const frame = document.body.appendChild(document.createElement('iframe'));
+    frame.name = 'frame';
+    const form = document.body.appendChild(document.createElement('form'));
+    form.action = `${url}/v1/channels/victim`;
+    form.method = 'post';
+    form.target = 'frame';
+    form.enctype = 'text/plain';
+    frame.onload = resolve;
+    form.submit();
+  }),
+  'a beacon': (url) => navigator.sendBeacon(`${url}/v1/channels/victim`, 'beacon'),
+};
+
+test('a page on another port posts nothing, whichever way it tries', async () => {
+  const listener = await here.gateway.socket('/v1/channels/victim');
+  const page = await open(browser, elsewhere.url);
+  for (const [name, attempt] of Object.entries(attempts)) {
+    const answered = page.waitForEvent('requestfinished', { predicate: (r) => r.url().startsWith(here.gateway.url) }).catch(() => {});
+    const failed = page.waitForEvent('requestfailed', { predicate: (r) => r.url().startsWith(here.gateway.url) }).catch(() => {});
+    await page.evaluate(attempt, here.gateway.url);
+    await Promise.race([answered, failed]);
+    assert.deepEqual(listener.events, [], name);
+  }
+  // The control: what is ours passes, and after it nothing of the above has come.
+  here.psql("select postbus.post('victim', 'control')");
+  await listener.event('the control', (e) => e.payload === 'control');
+  assert.deepEqual(listener.events.map((e) => e.payload), ['control']);
+  await listener.close();
+  await page.context().close();
+});
+
+test('a page on another port opens no WebSocket and no EventSource; the same code on our page does', async () => {
+  const webSocket = (url) => new Promise((resolve) => {
+    const ws = new WebSocket(`${url.replace('http', 'ws')}/v1/channels/victim`);
+    ws.onopen = () => resolve('open');
+    ws.onerror = () => resolve('refused');
+  });
+  const eventSource = (url) => new Promise((resolve) => {
+    const source = new EventSource(`${url}/v1/channels/victim`);
+    source.onopen = () => { source.close(); resolve('open'); };
+    source.onerror = () => { source.close(); resolve('refused'); };
+  });
+  const reading = (url) => fetch(`${url}/v1/status`).then((answer) => (answer.ok ? 'open' : 'refused'), () => 'refused');
+  for (const [from, wanted] of [[elsewhere.url, 'refused'], [here.gateway.url, 'open']]) {
+    const page = await open(browser, from);
+    for (const attempt of [webSocket, eventSource, reading]) assert.equal(await page.evaluate(attempt, here.gateway.url), wanted, `${attempt.name} from ${from}`);
+    await page.context().close();
+  }
+});
+
+test('a name that points at loopback (DNS rebinding) is refused on every method', async () => {
+  for (const [method, path] of [['GET', '/'], ['GET', '/v1/status'], ['GET', '/post?channel=victim&payload=x'], ['POST', '/v1/channels/victim'], ['GET', '/wait?channel=victim']]) {
+    const { status } = await here.gateway.request(method, path, { headers: { Host: 'rebound.example' }, ...(method === 'POST' ? { body: 'x' } : {}) });
+    assert.equal(status, 403, `${method} ${path}`);
+  }
+  for (const headers of [{ Host: 'rebound.example' }, { Origin: 'http://evil.example' }, { 'Sec-Fetch-Site': 'cross-site' }]) {
+    await assert.rejects(here.gateway.socket('/v1/ws', { headers }), { status: 403 });
+    assert.equal((await here.gateway.get('/post?channel=victim&payload=x', { headers })).status, 403);
+  }
+  await until('the gateway still answers its own', async () => (await here.gateway.get('/v1/status')).status === 200);
+});

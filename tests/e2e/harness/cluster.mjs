@@ -1,0 +1,104 @@
+// A private PostgreSQL for one test file: own folder, own port, gone at the end. PostgreSQL refuses root: as root it runs
+// as the user postgres.
+import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import pg from 'pg';
+import { Program, run, until } from './program.mjs';
+
+/** A TCP port of 127.0.0.1 that was free a moment ago. */
+export function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Where initdb and postgres are: the newest of Debian's, or those in PATH. */
+function binaries() {
+  const root = '/usr/lib/postgresql';
+  const majors = existsSync(root) ? readdirSync(root).filter((m) => existsSync(join(root, m, 'bin/postgres'))) : [];
+  const newest = majors.sort((a, b) => Number(b) - Number(a))[0];
+  return newest ? join(root, newest, 'bin') : run('pg_config', ['--bindir']).trim();
+}
+
+function serverUser() {
+  if (process.getuid() !== 0) return {};
+  const id = (flag) => Number(run('id', [flag, 'postgres']).trim());
+  return { uid: id('-u'), gid: id('-g') };
+}
+
+export class Cluster {
+  #databases = 0;
+
+  static async start(settings = {}) {
+    const cluster = new Cluster();
+    cluster.folder = mkdtempSync('/tmp/postbus-e2e-pg-');
+    cluster.user = serverUser();
+    if (cluster.user.uid !== undefined) chownSync(cluster.folder, cluster.user.uid, cluster.user.gid);
+    cluster.data = join(cluster.folder, 'data');
+    cluster.port = await freePort();
+    run(join(binaries(), 'initdb'), ['-D', cluster.data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'],
+      { ...cluster.user, cwd: '/' });
+    const all = {
+      listen_addresses: "'127.0.0.1'", port: cluster.port, unix_socket_directories: `'${cluster.folder}'`, wal_level: 'logical',
+      fsync: 'off', max_slot_wal_keep_size: '256MB', log_min_messages: 'fatal', shared_buffers: '32MB', ...settings,
+    };
+    const text = Object.entries(all).map(([name, value]) => `${name} = ${value}\n`).join('');
+    writeFileSync(join(cluster.data, 'postgresql.auto.conf'), text);
+    await cluster.up();
+    return cluster;
+  }
+
+  async up() {
+    this.server = new Program(join(binaries(), 'postgres'), ['-D', this.data], { ...this.user, cwd: '/' });
+    await until('PostgreSQL accepts sessions', async () => {
+      if (this.server.over) throw new Error(this.server.lines.join('\n'));
+      await this.sql('postgres', 'select 1');
+      return true;
+    });
+  }
+
+  /** Kills the server with every session, as a crash does. Its children notice by themselves. */
+  async kill() {
+    await this.server.stop('SIGKILL');
+  }
+
+  async stop() {
+    await this.server.stop('SIGINT');
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  url(database, user = 'postgres') {
+    return `postgresql://${user}@127.0.0.1:${this.port}/${database}`;
+  }
+
+  /** A fresh database; its name. */
+  async database() {
+    const name = `e2e_${++this.#databases}`;
+    await this.sql('postgres', `create database ${name}`);
+    return name;
+  }
+
+  /** Runs statements as the superuser in a session of their own; the rows of the last one. */
+  async sql(database, text, values) {
+    const client = new pg.Client({ connectionString: this.url(database) });
+    client.on('error', () => {});
+    await client.connect();
+    try {
+      const answer = await client.query(text, values);
+      return (Array.isArray(answer) ? answer.at(-1) : answer).rows;
+    } finally {
+      await client.end();
+    }
+  }
+
+  /** What `psql -At` prints. */
+  psql(database, text, ...more) {
+    return run('psql', ['-X', '-At', '-v', 'ON_ERROR_STOP=1', ...more, '-c', text, this.url(database)]).trimEnd();
+  }
+}
