@@ -37,18 +37,30 @@ plan parse(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
     const std::string value = argv[i + 1];
-    if (name == "--db") chosen.receiver.database = value;
-    else if (name == "--gateway") chosen.receiver.gateway = value;
-    else if (name == "--path") chosen.receiver.path = value;
-    else if (name == "--channel") chosen.receiver.channel = value;
-    else if (name == "--receive") chosen.receive = value;
-    else if (name == "--statement") chosen.statement = value;
-    else if (name == "--set") chosen.set = value;
-    else if (name == "--rate") chosen.rate = std::stod(value);
-    else if (name == "--count") chosen.count = std::stoul(value);
-    else if (name == "--size") chosen.size = std::stoul(value);
-    else if (name == "--pause") chosen.pause = std::stod(value);
-    else throw failure{fmt::format("unknown option {}", name)};
+    if (name == "--db")
+      chosen.receiver.database = value;
+    else if (name == "--gateway")
+      chosen.receiver.gateway = value;
+    else if (name == "--path")
+      chosen.receiver.path = value;
+    else if (name == "--channel")
+      chosen.receiver.channel = value;
+    else if (name == "--receive")
+      chosen.receive = value;
+    else if (name == "--statement")
+      chosen.statement = value;
+    else if (name == "--set")
+      chosen.set = value;
+    else if (name == "--rate")
+      chosen.rate = std::stod(value);
+    else if (name == "--count")
+      chosen.count = std::stoul(value);
+    else if (name == "--size")
+      chosen.size = std::stoul(value);
+    else if (name == "--pause")
+      chosen.pause = std::stod(value);
+    else
+      throw failure{fmt::format("unknown option {}", name)};
   }
   return chosen;
 }
@@ -64,7 +76,8 @@ struct spread {
   double quantile(double share) const { return us.empty() ? 0 : us[static_cast<std::size_t>(share * static_cast<double>(us.size() - 1))]; }
   std::string json() {
     std::ranges::sort(us);
-    return fmt::format(R"({{"count":{},"p50_us":{:.1f},"p99_us":{:.1f},"max_us":{:.1f}}})", us.size(), quantile(0.5), quantile(0.99), quantile(1));
+    return fmt::format(R"({{"count":{},"p50_us":{:.1f},"p99_us":{:.1f},"max_us":{:.1f}}})", us.size(), quantile(0.5), quantile(0.99),
+                       quantile(1));
   }
 };
 
@@ -84,8 +97,8 @@ std::string report(const std::vector<std::int64_t>& sent, const std::vector<std:
     from_ack.us.push_back(us(acknowledged[i], at));
     if (received[0] != 0 && sent[i] > received[0]) later.us.push_back(us(sent[i], at));
   }
-  return fmt::format(R"({{"missing":{},"send_to_receipt":{},"ack_to_receipt":{},"first_us":{:.1f},"after_first":{}}})", missing, from_send.json(),
-                     from_ack.json(), us(sent[0], received[0]), later.json());
+  return fmt::format(R"({{"missing":{},"send_to_receipt":{},"ack_to_receipt":{},"first_us":{:.1f},"after_first":{}}})", missing,
+                     from_send.json(), from_ack.json(), us(sent[0], received[0]), later.json());
 }
 
 /** Lets the receiver's thread end when the publisher fails. */
@@ -105,11 +118,19 @@ std::string measure(const plan& chosen) {
     if (number >= received.size() || received[number].exchange(at) != 0) return;
     ++arrived;
   };
-  const auto run = chosen.receive == "replication" ? bench::run_replication : chosen.receive == "listen" ? bench::run_listen : bench::run_websocket;
+  const auto run = chosen.receive == "replication" ? bench::run_replication
+                   : chosen.receive == "listen"    ? bench::run_listen
+                                                   : bench::run_websocket;
   auto receiver = std::async(std::launch::async, [&] {
     bool was_ready = false;
     try {
-      run(chosen.receiver, stop, [&] { was_ready = true; ready.set_value(); }, found);
+      run(
+          chosen.receiver, stop,
+          [&] {
+            was_ready = true;
+            ready.set_value();
+          },
+          found);
     } catch (...) {
       if (was_ready) throw;
       ready.set_exception(std::current_exception());

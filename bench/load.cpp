@@ -61,7 +61,8 @@ void run(int argc, char** argv) {
       listening.path = value;
     } else if (name == "--publish") {
       using bench::publishing;
-      publish.speaks = named<bench::publishing>({{"raw", publishing::raw}, {"websocket", publishing::websocket}, {"post", publishing::post}}, value);
+      publish.speaks =
+          named<bench::publishing>({{"raw", publishing::raw}, {"websocket", publishing::websocket}, {"post", publishing::post}}, value);
     } else if (name == "--publish-path") {
       publish.path = value;
     } else if (name == "--publish-subprotocol") {
@@ -87,12 +88,18 @@ void run(int argc, char** argv) {
     double seconds = 0;
     words >> command >> first >> seconds;
     std::string answer;
-    if (command == "connect") answer = load.connect(static_cast<std::size_t>(first));
-    else if (command == "disconnect") answer = load.disconnect();
-    else if (command == "closed") answer = load.closed(static_cast<std::uint64_t>(first), seconds);
-    else if (command == "open") answer = load.open(first, seconds);
-    else if (command == "idle") answer = load.idle(first);
-    else throw failure{fmt::format("unknown command \"{}\"", line)};
+    if (command == "connect")
+      answer = load.connect(static_cast<std::size_t>(first));
+    else if (command == "disconnect")
+      answer = load.disconnect();
+    else if (command == "closed")
+      answer = load.closed(static_cast<std::uint64_t>(first), seconds);
+    else if (command == "open")
+      answer = load.open(first, seconds);
+    else if (command == "idle")
+      answer = load.idle(first);
+    else
+      throw failure{fmt::format("unknown command \"{}\"", line)};
     fmt::print("{}\n", answer);
     std::fflush(stdout);
   }

@@ -30,7 +30,8 @@ void consume(PGconn* session) {
 
 }  // namespace
 
-void run_websocket(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready, const received& found) {
+void run_websocket(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready,
+                   const received& found) {
   const int fd = connect_blocking(parse_address(options.gateway));
   send_all(fd, websocket_request(options.path, options.gateway));
   std::vector<char> buffer(marker_size + 64 * 1024);
@@ -59,7 +60,8 @@ void run_websocket(const receiver_options& options, const std::atomic<bool>& sto
   close(fd);
 }
 
-void run_replication(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready, const received& found) {
+void run_replication(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready,
+                     const received& found) {
   const auto session = open_session(options.database + " replication=database");
   const auto slot = fmt::format("bench_{}", getpid());
   execute(session.get(), fmt::format("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')", slot));

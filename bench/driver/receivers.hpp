@@ -18,9 +18,11 @@ struct receiver_options {
 };
 
 /** A WebSocket client of the gateway. */
-void run_websocket(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready, const received& found);
+void run_websocket(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready,
+                   const received& found);
 /** The least a replication client can be: COPY BOTH of a temporary pgoutput slot with messages; bytes are searched, not decoded. */
-void run_replication(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready, const received& found);
+void run_replication(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready,
+                     const received& found);
 /** The manual's LISTEN loop: poll, PQconsumeInput, PQnotifies. */
 void run_listen(const receiver_options& options, const std::atomic<bool>& stop, const std::function<void()>& ready, const received& found);
 

@@ -110,7 +110,8 @@ double subscribers::connect(std::size_t count) {
         moved = now_ns();
       }
     }
-    if (now_ns() - moved > 15'000'000'000) throw failure{fmt::format("{} of {} subscribers are open after 15 s without progress", opened, wanted)};
+    if (now_ns() - moved > 15'000'000'000)
+      throw failure{fmt::format("{} of {} subscribers are open after 15 s without progress", opened, wanted)};
   }
   const auto end = now_ns();
   // From here on only what can be read matters.

@@ -32,9 +32,12 @@ public:
       const int ready = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), -1);
       for (int i = 0; i < ready; ++i) {
         const int fd = events[static_cast<std::size_t>(i)].data.fd;
-        if (fd == listener_) accept_all();
-        else if (fd == publisher_) publish();
-        else greet(fd);
+        if (fd == listener_)
+          accept_all();
+        else if (fd == publisher_)
+          publish();
+        else
+          greet(fd);
       }
     }
   }

@@ -54,6 +54,9 @@ public:
   /** As `add`, for a payload that already stands in memory of this batch. The channel's bytes are copied. */
   event& add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
 
+  /** Takes back all events but the first `count`, before the batch is published; their memory stays until the batch goes. */
+  void keep_first(std::size_t count) { events_.resize(count); }
+
   /** In the order they were added; stable addresses. */
   std::span<event* const> events() { return events_; }
   std::span<const event* const> events() const { return events_; }

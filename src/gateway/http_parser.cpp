@@ -4,7 +4,7 @@
 //    would wait for is refused here (bare line feeds, folded fields, too much of it, something that is not HTTP at all).
 // 2. Beast parses that string in one go; the fields are views into it. Then come the rules that keep two readers of the
 //    same bytes from disagreeing (RFC 7230 sections 3.3.3, 5.3 and 5.4).
-// 3. The body, by length or in chunks, goes through Beast as it arrives. Only a chunk's head that is cut in two is kept.
+// 3. The body is taken as it arrives, by length or in chunks.
 #include "gateway/http_parser.hpp"
 
 #include <boost/beast/http/basic_parser.hpp>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/ascii.hpp"
+#include "gateway/chunked_body.hpp"
 
 namespace postbus::gateway {
 namespace {
@@ -35,9 +36,9 @@ struct field {
 /** Calls Beast's grammar and keeps what it finds. One per request: Beast's parser cannot be used twice. */
 class grammar final : public http::basic_parser<true> {
 public:
-  grammar(const http_limits& limits, std::vector<field>& fields, std::string& body) : fields_{fields}, body_{body} {
+  grammar(const http_limits& limits, std::vector<field>& fields) : fields_{fields} {
     header_limit(static_cast<std::uint32_t>(limits.header_bytes + 1));
-    body_limit(limits.body_bytes);
+    skip(true);  // the header only
   }
 
   http::verb verb{};
@@ -52,25 +53,17 @@ private:
     version = http_version;
   }
   void on_field_impl(http::field, beast_view name, beast_view value, beast_error&) override {
-    if (!header_known_) fields_.push_back({{name.data(), name.size()}, {value.data(), value.size()}});  // trailers are dropped
+    fields_.push_back({{name.data(), name.size()}, {value.data(), value.size()}});
   }
-  void on_header_impl(beast_error&) override { header_known_ = true; }
-  std::size_t on_body_impl(beast_view bytes, beast_error&) override {
-    body_.append(bytes.data(), bytes.size());
-    return bytes.size();
-  }
-  std::size_t on_chunk_body_impl(std::uint64_t, beast_view bytes, beast_error&) override {
-    body_.append(bytes.data(), bytes.size());
-    return bytes.size();
-  }
-  void on_body_init_impl(const boost::optional<std::uint64_t>&, beast_error&) override {}
-  void on_chunk_header_impl(std::uint64_t, beast_view, beast_error&) override {}
+  void on_header_impl(beast_error&) override {}
   void on_finish_impl(beast_error&) override {}
   void on_response_impl(int, beast_view, int, beast_error&) override {}
+  void on_body_init_impl(const boost::optional<std::uint64_t>&, beast_error&) override {}
+  std::size_t on_body_impl(beast_view, beast_error&) override { return 0; }
+  void on_chunk_header_impl(std::uint64_t, beast_view, beast_error&) override {}
+  std::size_t on_chunk_body_impl(std::uint64_t, beast_view, beast_error&) override { return 0; }
 
   std::vector<field>& fields_;
-  std::string& body_;
-  bool header_known_{};
 };
 
 }  // namespace
@@ -86,7 +79,8 @@ struct http_parser::state_data {
   std::size_t line_start{};   // of the line being gathered
   std::size_t lines{};
   std::string head;
-  std::string rest;           // the cut-off head of a chunk
+  std::uint64_t body_left{};  // of a body with a Content-Length
+  std::optional<chunked_body> chunks;
   std::string body;
   std::string_view target;
   std::vector<field> fields;
@@ -188,17 +182,15 @@ bool http_parser::state_data::check_line(std::string_view line) {
 }
 
 void http_parser::state_data::beast_failed(const beast_error& why) {
-  if (why == http::error::body_limit) return fail(errc::too_large, "the request's body is larger than this server takes");
   if (why == http::error::header_limit) return fail(errc::headers_too_large, "the request's header is larger than this server takes");
   if (why == http::error::bad_target) return bad("the request target holds a byte that must be percent-encoded");
   if (why == http::error::bad_content_length || why == http::error::multiple_content_length || why == http::error::bad_transfer_encoding)
     return bad("Content-Length and Transfer-Encoding leave the body's length in doubt");
-  if (why == http::error::bad_chunk || why == http::error::bad_chunk_extension) return bad("the chunked body is malformed");
   bad("the request is malformed: " + why.message());
 }
 
 void http_parser::state_data::parse_head() {
-  beast.emplace(limits, fields, body);
+  beast.emplace(limits, fields);
   beast_error why;
   const auto used = beast->put(boost::asio::const_buffer{head.data(), head.size()}, why);
   if (why) return beast_failed(why);
@@ -214,12 +206,11 @@ void http_parser::state_data::parse_head() {
   check_lengths();
   if (now != stage::failed) check_host_and_target();
   if (now == stage::failed) return;
-  now = beast->is_done() ? stage::complete : stage::body;
+  now = body_left > 0 || chunks ? stage::body : stage::complete;
   if (const auto expected = find("expect"); expected && beast->version == 11) {
     if (!equal_ignoring_case(*expected, "100-continue")) return fail(errc::expectation_failed, "the only expectation this server meets is 100-continue");
     wants_continue = now == stage::body;
   }
-  beast->eager(true);
 }
 
 void http_parser::state_data::check_lengths() {
@@ -229,11 +220,14 @@ void http_parser::state_data::check_lengths() {
   if (lengths == 1) {
     const auto value = *find("content-length");
     if (value.empty() || value.find_first_not_of("0123456789") != std::string_view::npos) return bad("Content-Length is not a number");
+    body_left = beast->content_length().value_or(0);
+    if (body_left > limits.body_bytes) return fail(errc::too_large, "the request's body is larger than this server takes");
   }
   if (codings == 0) return;
   if (beast->version < 11) return bad("Transfer-Encoding needs HTTP/1.1");
   if (codings > 1 || !equal_ignoring_case(*find("transfer-encoding"), "chunked"))
     return fail(errc::unsupported, "the only transfer coding this server takes is chunked");
+  chunks.emplace(limits.body_bytes, limits.header_bytes);
 }
 
 void http_parser::state_data::check_host_and_target() {
@@ -264,28 +258,17 @@ void http_parser::state_data::check_host_and_target() {
 std::size_t http_parser::state_data::take_body(std::string_view bytes) {
   if (bytes.empty()) return 0;
   wants_continue = false;
-  const bool joined = !rest.empty();
-  if (joined) rest += bytes;
-  const std::string_view input = joined ? std::string_view{rest} : bytes;
-  beast_error why;
-  const auto used = beast->put(boost::asio::const_buffer{input.data(), input.size()}, why);
-  if (why && why != http::error::need_more) {
-    beast_failed(why);
+  if (!chunks) {
+    bytes = bytes.substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(body_left, bytes.size())));
+    body += bytes;
+    body_left -= bytes.size();
+    if (body_left == 0) now = stage::complete;
     return bytes.size();
   }
-  if (beast->is_done()) {
-    now = stage::complete;
-    const auto beyond = std::min(input.size() - used, bytes.size());
-    rest.clear();
-    return bytes.size() - beyond;
-  }
-  if (input.size() - used > limits.header_bytes) {
-    bad("a chunk's head or the trailer is larger than this server takes");
-    return bytes.size();
-  }
-  if (joined) rest.erase(0, used);
-  else rest.assign(bytes.substr(used));
-  return bytes.size();
+  const auto used = chunks->feed(bytes, body);
+  if (chunks->complete()) now = stage::complete;
+  if (chunks->failed()) fail(chunks->failure().code, chunks->failure().text);
+  return used;
 }
 
 http_parser::http_parser(const http_limits& limits) : limits_{limits} {}
@@ -338,7 +321,8 @@ void http_parser::reset() {
   s.empty_lines = 0;
   s.line_start = s.lines = 0;
   s.head.clear();
-  s.rest.clear();
+  s.body_left = 0;
+  s.chunks.reset();
   s.target = {};
   s.fields.clear();
   s.beast.reset();

@@ -1,0 +1,90 @@
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/metrics.hpp"
+#include "bus/event.hpp"
+#include "changes/row_handler.hpp"
+#include "postgres/pgoutput.hpp"
+
+namespace postbus::changes {
+
+/**
+ * Makes batches of events from the frames of a stream. I/O-free.
+ *
+ * A transaction's events wait unpublished until its commit is read, because only the commit record says where it ends,
+ * and that is their position. Committed transactions gather in one batch until the caller takes it.
+ *
+ * Bounds: a batch asks to be taken at `publish_bytes`. A transaction whose events would hold more than
+ * `transaction_bytes` is not delivered: its events are dropped and the caller is told of the loss at its commit.
+ */
+class assembler {
+public:
+  struct limits {
+    std::size_t publish_bytes = 1u << 20;
+    std::size_t transaction_bytes = 256u << 20;
+    std::size_t message_bytes = 16u << 20;  ///< larger messages were not made by postbus.post and are dropped
+  };
+  /** What the caller must do before the next frame. */
+  enum class want {
+    nothing,
+    publish,  ///< take `committed`
+    resolve,  ///< await row_handler::resolve
+    announce, ///< take `committed`, then announce `lost`
+  };
+  struct loss {
+    bus::position from, to;
+    std::uint64_t xid{};
+  };
+
+  /** `rows` may be null: then rows are dropped. It must outlive the assembler. */
+  assembler(limits given, row_handler* rows) : limits_{given}, rows_{rows} {}
+
+  /** A new stream: everything after `start_lsn` will come. `some_xid`: any recent wide transaction id. */
+  void start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_t some_xid, int server_version);
+  /** Takes the next frame. errc::protocol: the stream is broken and must be made anew. */
+  result<want> take(const postgres::pgoutput::frame& frame);
+  /** The committed events so far, or null when there are none. An open transaction's events stay. */
+  std::shared_ptr<bus::batch> committed();
+  /** The stream ended: an open transaction's events are dropped; what is committed can still be taken. */
+  void stop();
+
+  /** Everything up to here has been handed out by `committed`, is in it, or was no business of ours. */
+  bus::position applied() const { return applied_; }
+  const loss& lost() const { return lost_; }
+  bool in_transaction() const { return open_; }
+
+  /** The commit read last, by the server's clock: when it was made, and when its first frame was sent. */
+  struct arrival {
+    unix_micros committed{};
+    unix_micros sent{};
+  };
+  const arrival& last() const { return last_; }
+
+private:
+  result<want> take_data(const postgres::pgoutput::xlog_data& data);
+  void take_message(const postgres::pgoutput::message& m);
+  void begin(const postgres::pgoutput::begin& b, unix_micros sent);
+  result<want> commit(const postgres::pgoutput::commit& c);
+  void check_size();
+  std::size_t open_events() const { return batch_->events().size() - first_; }
+  void drop(metrics::counter why, const char* what);
+
+  limits limits_;
+  row_handler* rows_;
+  std::uint32_t epoch_{};
+  std::uint64_t wide_xid_{};
+  bus::position applied_{};
+  std::shared_ptr<bus::batch> batch_ = std::make_shared<bus::batch>();
+  std::size_t first_{};       ///< the open transaction's first event in batch_
+  std::size_t bytes_before_{};  ///< batch_->bytes() when the transaction began
+  bool open_{};
+  bool dropping_{};  ///< the open transaction is too large
+  transaction now_{};
+  arrival last_{};
+  loss lost_{};
+  std::string checked_channel_;  ///< the last channel that was found good
+};
+
+}  // namespace postbus::changes

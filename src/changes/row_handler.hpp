@@ -1,0 +1,50 @@
+#pragma once
+#include <boost/asio/awaitable.hpp>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/clock.hpp"
+#include "bus/event.hpp"
+#include "postgres/pgoutput.hpp"
+
+namespace postbus::changes {
+
+/** The transaction that is being read. */
+struct transaction {
+  std::uint64_t xid{};  ///< wide: the epoch of the 32-bit xid is filled in
+  unix_micros time{};   ///< of its commit
+};
+
+/**
+ * What a feature does with the rows of the stream; it appends events to the batch it is given. Their position is set
+ * when the transaction's commit is read. All calls come on the reader's executor, in stream order, never two at a time.
+ */
+class row_handler {
+public:
+  virtual ~row_handler() = default;
+
+  /** A new stream begins: relations will be told anew. `server_version` as 150020. */
+  virtual void started(int server_version) = 0;
+  /** Views are valid during the call only. */
+  virtual void relation(const postgres::pgoutput::relation& r) = 0;
+  virtual void insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) = 0;
+  virtual void update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) = 0;
+  virtual void delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) = 0;
+  virtual void truncate(const transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) = 0;
+  /** A message `postbus:NAME` of Postbus's own SQL. Anyone may have forged it: it is a hint and no more. */
+  virtual void internal(const transaction& in, std::string_view name, std::string_view content) = 0;
+
+  /** True when something must be looked up before the next change can be handled: `resolve` is awaited then. */
+  virtual bool wants_to_resolve() const = 0;
+  /** Fails only when the database cannot be asked; the stream is then made anew. */
+  virtual boost::asio::awaitable<result<>> resolve() = 0;
+
+  /** The transaction is complete and `events`, its own in order, have their positions. */
+  virtual void committed(std::span<bus::event* const> events) = 0;
+  /** The transaction's events were dropped: it is too large, or the stream ended within it. */
+  virtual void abandoned() = 0;
+};
+
+}  // namespace postbus::changes

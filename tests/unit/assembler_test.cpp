@@ -1,0 +1,218 @@
+#include "changes/assembler.hpp"
+
+#include <gtest/gtest.h>
+
+#include "pgoutput_frames.hpp"
+
+namespace postbus::changes {
+namespace {
+
+namespace wire = testing_support::wire;
+using want = assembler::want;
+using bus::position;
+
+constexpr unix_micros noon = 1'795'000'000'000'000;
+
+/** An assembler at the start of a stream, epoch 7. */
+class assembling : public testing::Test {
+protected:
+  want feed(const std::string& payload) {
+    auto taken = assembler_.take(wire::data(payload));
+    EXPECT_TRUE(taken.has_value());
+    return taken.has_value() ? *taken : want::nothing;
+  }
+  /** One transaction of messages on `channel`; what the commit wants. */
+  want transaction(std::uint64_t end_lsn, std::initializer_list<std::string_view> contents, std::string_view prefix = "postbus:t:a") {
+    feed(wire::begin(end_lsn - 0x30, noon, 740));
+    for (const auto content : contents) feed(wire::message(prefix, content));
+    return feed(wire::commit(end_lsn - 0x30, end_lsn, noon));
+  }
+
+  assembler assembler_{{.publish_bytes = 100'000, .transaction_bytes = 300'000, .message_bytes = 200'000}, nullptr};
+  void SetUp() override { assembler_.start(7, 0x100, 740, 150020); }
+};
+
+TEST_F(assembling, gives_a_transaction_its_end_as_position) {
+  EXPECT_EQ(transaction(0x200, {"one", "two"}), want::nothing);
+  const auto batch = assembler_.committed();
+  ASSERT_TRUE(batch);
+  ASSERT_EQ(batch->events().size(), 2u);
+  const auto& one = *batch->events()[0];
+  EXPECT_EQ(one.at, (position{7, 0x200, 0}));
+  EXPECT_EQ(one.channel, "a");
+  EXPECT_EQ(one.payload, "one");
+  EXPECT_EQ(one.time, noon);
+  EXPECT_EQ(batch->events()[1]->at, (position{7, 0x200, 1}));
+  EXPECT_EQ(assembler_.applied(), (position{7, 0x200, position::end_of_commit}));
+  EXPECT_FALSE(assembler_.committed());
+}
+
+TEST_F(assembling, never_hands_out_an_open_transaction) {
+  transaction(0x200, {"done"});
+  feed(wire::begin(0x270, noon, 741));
+  feed(wire::message("postbus:t:b", "half"));
+  auto batch = assembler_.committed();
+  ASSERT_EQ(batch->events().size(), 1u);
+  EXPECT_EQ(batch->events()[0]->payload, "done");
+  EXPECT_FALSE(assembler_.committed());
+  feed(wire::message("postbus:t:b", "whole"));
+  feed(wire::commit(0x270, 0x300, noon));
+  batch = assembler_.committed();
+  ASSERT_EQ(batch->events().size(), 2u);
+  EXPECT_EQ(batch->events()[0]->payload, "half");
+  EXPECT_EQ(batch->events()[0]->channel, "b");
+  EXPECT_EQ(batch->events()[0]->at, (position{7, 0x300, 0}));
+  EXPECT_EQ(batch->events()[1]->at, (position{7, 0x300, 1}));
+}
+
+TEST_F(assembling, keep_alives_count_between_transactions_only) {
+  ASSERT_TRUE(assembler_.take(wire::alive(0x180)));
+  EXPECT_EQ(assembler_.applied().lsn, 0x180u);
+  feed(wire::begin(0x270, noon, 741));
+  ASSERT_TRUE(assembler_.take(wire::alive(0x900)));
+  EXPECT_EQ(assembler_.applied().lsn, 0x180u);
+  feed(wire::commit(0x270, 0x300, noon));
+  EXPECT_EQ(assembler_.applied().lsn, 0x300u);
+  ASSERT_TRUE(assembler_.take(wire::alive(0x200)));
+  EXPECT_EQ(assembler_.applied().lsn, 0x300u) << "never backwards";
+  ASSERT_TRUE(assembler_.take(wire::alive(0x4000)));
+  EXPECT_EQ(assembler_.applied().lsn, 0x4028u) << "nothing can end within a page's header";
+}
+
+TEST_F(assembling, drops_what_post_cannot_have_made) {
+  const std::string long_name(256, 'x');
+  transaction(0x200, {"{}"}, "postbus:t:table:public.orders");
+  transaction(0x300, {"{}"}, "postbus:t:");
+  transaction(0x400, {"{}"}, "postbus:t:" + long_name);
+  transaction(0x500, {"{}"}, "postbus:t:a\nb");
+  transaction(0x600, {"{}"}, "other:t:a");
+  transaction(0x700, {"\xff\xfe"});
+  transaction(0x800, {"{", "1},{\"id\":2", ""}, "postbus:j:a");
+  transaction(0x900, {""}, "postbus:flush");
+  transaction(0xa00, {std::string(200'001, 'x')});
+  feed(wire::message("postbus:t:a", "outside", false));
+  EXPECT_FALSE(assembler_.committed());
+  EXPECT_EQ(assembler_.applied().lsn, 0xa00u);
+  feed(wire::begin(0xb00, noon, 741));
+  feed(wire::message("postbus:t:a", "immediate, as it looks when it is sent within a transaction", false));
+  feed(wire::commit(0xb00, 0xb30, noon));
+  EXPECT_FALSE(assembler_.committed());
+}
+
+TEST_F(assembling, text_and_json_keep_their_form) {
+  transaction(0x200, {R"({"a": [1, 2.50, "x"]})"}, "postbus:j:a");
+  transaction(0x300, {R"({"a": 1})"}, "postbus:t:a");
+  const auto batch = assembler_.committed();
+  ASSERT_EQ(batch->events().size(), 2u);
+  EXPECT_EQ(batch->events()[0]->form, bus::payload_form::json);
+  EXPECT_EQ(batch->events()[0]->payload, R"({"a": [1, 2.50, "x"]})");
+  EXPECT_EQ(batch->events()[1]->form, bus::payload_form::text);
+}
+
+TEST_F(assembling, asks_to_be_emptied) {
+  const std::string large(60'000, 'x');
+  EXPECT_EQ(transaction(0x200, {large}), want::nothing);
+  EXPECT_EQ(transaction(0x300, {large}), want::publish);
+  EXPECT_EQ(assembler_.committed()->events().size(), 2u);
+  // Within a transaction too, so that a large one stands alone in its batch.
+  transaction(0x400, {"small"});
+  feed(wire::begin(0x470, noon, 741));
+  EXPECT_EQ(feed(wire::message("postbus:t:b", large)), want::nothing);
+  EXPECT_EQ(feed(wire::message("postbus:t:b", large)), want::publish);
+  EXPECT_EQ(assembler_.committed()->events().size(), 1u);
+  EXPECT_EQ(feed(wire::message("postbus:t:b", large)), want::nothing);
+  EXPECT_EQ(feed(wire::commit(0x470, 0x500, noon)), want::publish);
+  EXPECT_EQ(assembler_.committed()->events().size(), 3u);
+}
+
+TEST_F(assembling, a_transaction_beyond_the_bound_is_a_loss_that_is_told) {
+  const std::string large(100'000, 'x');
+  transaction(0x200, {"before"});
+  feed(wire::begin(0x270, noon, 999));
+  for (int i = 0; i < 10; ++i)
+    if (feed(wire::message("postbus:t:b", large)) == want::publish) EXPECT_EQ(assembler_.committed()->events().size(), 1u);
+  EXPECT_EQ(feed(wire::commit(0x270, 0x300, noon)), want::announce);
+  EXPECT_FALSE(assembler_.committed());
+  EXPECT_EQ(assembler_.lost().from, (position{7, 0x200, position::end_of_commit}));
+  EXPECT_EQ(assembler_.lost().to, (position{7, 0x300, position::end_of_commit}));
+  EXPECT_EQ(assembler_.lost().xid, 999u);
+  transaction(0x400, {"after"});
+  EXPECT_EQ(assembler_.committed()->events()[0]->payload, "after");
+}
+
+TEST_F(assembling, a_stream_that_ends_takes_its_open_transaction_along) {
+  transaction(0x200, {"done"});
+  feed(wire::begin(0x270, noon, 741));
+  feed(wire::message("postbus:t:b", "half"));
+  assembler_.stop();
+  EXPECT_EQ(assembler_.committed()->events().size(), 1u);
+  assembler_.start(7, 0x900, 742, 150020);
+  transaction(0xa00, {"anew"});
+  const auto batch = assembler_.committed();
+  ASSERT_EQ(batch->events().size(), 1u);
+  EXPECT_EQ(batch->events()[0]->payload, "anew");
+}
+
+TEST_F(assembling, refuses_a_stream_out_of_order) {
+  const auto broken = [&](const std::string& payload) {
+    auto taken = assembler_.take(wire::data(payload));
+    return taken.has_error() && taken.error().code == errc::protocol;
+  };
+  EXPECT_TRUE(broken(wire::commit(1, 2, noon)));
+  EXPECT_TRUE(broken("nonsense"));
+  feed(wire::begin(0x270, noon, 741));
+  EXPECT_TRUE(broken(wire::begin(0x270, noon, 741)));
+}
+
+/** Notes what it is told. */
+class notes : public row_handler {
+public:
+  std::string said;
+  bool wants{};
+  void started(int) override { said += "started "; }
+  void relation(const postgres::pgoutput::relation& r) override { said += "relation:" + std::string{r.name} + ' '; }
+  void insert(const transaction& in, const postgres::pgoutput::insert& i, bus::batch& out) override {
+    said += "insert:" + std::to_string(in.xid) + ' ';
+    out.add("table:public.t", bus::kind::insert, bus::payload_form::json, i.row.values().next()->bytes, {}, in.time);
+  }
+  void update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override { said += "update "; }
+  void delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override { said += "delete "; }
+  void truncate(const transaction&, const postgres::pgoutput::truncate&, bus::batch&) override { said += "truncate "; }
+  void internal(const transaction&, std::string_view name, std::string_view) override {
+    said += "internal:" + std::string{name} + ' ';
+    wants = true;
+  }
+  bool wants_to_resolve() const override { return wants; }
+  boost::asio::awaitable<result<>> resolve() override { co_return result<>{}; }
+  void committed(std::span<bus::event* const> events) override {
+    said += "committed:";
+    for (const auto* e : events) said += std::to_string(e->at.index) + '@' + std::to_string(e->at.lsn) + ' ';
+  }
+  void abandoned() override { said += "abandoned "; }
+};
+
+TEST(assembler_rows, reach_the_handler_in_order_and_get_positions_at_commit) {
+  notes heard;
+  assembler made{{}, &heard};
+  made.start(7, 16, (std::uint64_t{3} << 32) + 5, 150020);
+  const auto feed = [&](const std::string& payload) { return made.take(wire::data(payload)).value(); };
+  feed(wire::begin(90, noon, 0xfffffff0));  // before the wrap of the 32-bit counter
+  feed(wire::relation(1, "public", "t", {{"id", 23, true}}));
+  feed(wire::insert(1, {"1"}));
+  feed(wire::message("postbus:t:a", "between"));
+  feed(wire::update(1, {"2"}));
+  EXPECT_EQ(feed(wire::message("postbus:watched", "")), want::resolve);
+  heard.wants = false;
+  feed(wire::commit(90, 100, noon));
+  EXPECT_EQ(heard.said, "started relation:t insert:12884901872 update internal:watched committed:0@100 1@100 ");
+  feed(wire::begin(190, noon, 6));
+  feed(wire::insert(1, {"3"}));
+  EXPECT_NE(heard.said.find("insert:12884901894"), std::string::npos) << "after the wrap";
+  made.stop();
+  EXPECT_TRUE(heard.said.ends_with("abandoned "));
+  EXPECT_EQ(made.committed()->events().size(), 2u);
+  EXPECT_TRUE(made.take(wire::data("I")).has_error());
+}
+
+}  // namespace
+}  // namespace postbus::changes
