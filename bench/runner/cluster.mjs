@@ -84,6 +84,12 @@ export class cluster {
   sql(text, database = 'bench') {
     return output(join(this.bin, 'psql'), ['-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-h', this.dir, '-U', 'postgres', '-d', database, '-c', text]);
   }
+  /** Statements each in a transaction of its own, as psql sends them from a file. */
+  script(text) {
+    const file = join(this.dir, `script-${++this.scripts}.sql`);
+    writeFileSync(file, text);
+    return output(join(this.bin, 'psql'), ['-X', '-A', '-t', '-q', '-v', 'ON_ERROR_STOP=1', '-h', this.dir, '-U', 'postgres', '-d', 'bench', '-f', file]);
+  }
   async pgbench_tables(scale) {
     await output(join(this.bin, 'pgbench'), ['-h', this.dir, '-U', 'postgres', '-i', '-q', '-s', String(scale), 'bench']);
     await this.sql('checkpoint');

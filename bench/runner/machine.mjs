@@ -61,6 +61,11 @@ export function describe_machine() {
   return { cores: cpus().length, model, memory_gib: Math.round(memory), kernel };
 }
 
+/** Open files a process of ours may have. */
+export function open_files() {
+  return Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))[1]);
+}
+
 /** statfs types of file systems without a disk below: tmpfs, ramfs. */
 export const memory_file_systems = new Set([0x01021994, 0x858458f6]);
 

@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { connect } from './connect.mjs';
+import { decode } from './decode.mjs';
 import { fanout } from './fanout.mjs';
 import { latency, unflushed } from './latency.mjs';
-import { describe_machine } from './machine.mjs';
+import { describe_machine, open_files } from './machine.mjs';
 import { post } from './post.mjs';
 import { stop_all } from './processes.mjs';
 import { session } from './rounds.mjs';
@@ -15,7 +16,7 @@ import { table } from './table.mjs';
 import { waiters } from './waiters.mjs';
 import { writers } from './writers.mjs';
 
-const groups = [fanout, connect, post, writers, latency, unflushed, waiters];
+const groups = [fanout, connect, post, writers, latency, unflushed, waiters, decode];
 
 const usage = `usage: ./dev bench [GROUP...] [--quick] [--rounds N] [--json] [--output FILE]
 ${groups.map((group) => `  ${group.name.padEnd(10)} ${group.about}`).join('\n')}
@@ -61,6 +62,13 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
     await clean_up();
     process.exit(130);
   });
+}
+
+// The drivers and servers hold 10,000 sockets each, on two cores.
+const files_wanted = 10_500;
+if (open_files() < files_wanted || describe_machine().cores < 2) {
+  console.error(`the bench needs ${files_wanted} open files (the limit here is ${open_files()}; raise the hard limit) and two cores (here: ${describe_machine().cores})`);
+  process.exit(1);
 }
 
 let failed = false;
