@@ -1,0 +1,253 @@
+// Tokens on every way in, and TLS.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import https from 'node:https';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { launch, open } from './harness/browser.mjs';
+import { Cluster } from './harness/cluster.mjs';
+import { binary, Gateway, Socket } from './harness/gateway.mjs';
+import { Program, run, until } from './harness/program.mjs';
+import { text } from './harness/setting.mjs';
+
+const folder = mkdtempSync('/tmp/postbus-e2e-access-');
+const here = {};
+before(async () => {
+  here.cluster = await Cluster.start();
+  here.database = await here.cluster.database();
+  here.url = here.cluster.url(here.database);
+});
+after(async () => {
+  await here.cluster?.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const digest = (secret) => createHash('sha256').update(secret).digest('hex');
+const entry = (name, rest) => `[[token]]\nname = "${name}"\nsha256 = "${digest(`${name}-secret`)}"\n${rest}\n`;
+const secret = (name) => ({ Authorization: `Bearer ${name}-secret` });
+
+describe('tokens', () => {
+  const file = join(folder, 'tokens.toml');
+  const all = {
+    admin: 'admin = true',
+    shop: 'listen = ["orders", "chat:*", "table:public.*"]\npost = ["orders", "chat:*"]',
+    reader: 'listen = ["orders"]',
+    poster: 'post = ["orders"]',
+  };
+  const write = (tokens) => writeFileSync(file, Object.entries(tokens).map(([name, rest]) => entry(name, rest)).join('\n'), { mode: 0o600 });
+  let gateway;
+  before(async () => {
+    write(all);
+    gateway = await Gateway.start(here.url, ['--tokens', file]);
+    await here.cluster.sql(here.database, text('examples/orders/orders.sql'));
+  });
+  after(() => gateway?.stop());
+  const reload = async (tokens) => {
+    write(tokens);
+    gateway.program.child.kill('SIGHUP');
+  };
+
+  /** Every way in: each gives the status that `how` (headers and a query) gets. A WebSocket that opens counts as 101. */
+  const upgrade = (path) => async ({ headers, query }) => {
+    try {
+      await (await gateway.socket(`${path}${path.includes('?') ? '&' : '?'}${query}`, { headers })).close();
+      return 101;
+    } catch (error) {
+      if (error.status) return error.status;
+      throw error;
+    }
+  };
+  const plain = (method, path, extra = {}, body) => async ({ headers, query }) =>
+    (await gateway.request(method, `${path}${path.includes('?') ? '&' : '?'}${query}`, { headers: { ...extra, ...headers }, body })).status;
+  const stream = (path) => async ({ headers, query }) => {
+    const opened = await gateway.stream(`${path}${path.includes('?') ? '&' : '?'}${query}`, headers);
+    opened.close();
+    return opened.status;
+  };
+  const ways = {
+    'SSE of a channel': { try: stream('/v1/channels/orders'), needs: 'listen', ok: 200 },
+    'WebSocket of a channel': { try: upgrade('/v1/channels/orders'), needs: 'listen', ok: 101 },
+    'long poll of a channel': { try: plain('GET', '/v1/channels/orders?wait=0'), needs: 'listen', ok: 200 },
+    'SSE of many channels': { try: stream('/v1/events?channel=orders'), needs: 'listen', ok: 200 },
+    '/wait': { try: plain('GET', '/wait?channel=orders&timeout=10ms'), needs: 'listen', ok: 204 },
+    'POST to a channel': { try: async (how) => (await gateway.request('POST', '/v1/channels/orders', { headers: how.headers, body: 'x' })).status, needs: 'post', ok: 202, headersOnly: true },
+    'GET /post': { try: plain('GET', '/post?channel=orders&payload=x'), needs: 'post', ok: 200 },
+    'POST /post': { try: plain('POST', '/post?channel=orders', {}, 'x'), needs: 'post', ok: 200 },
+    '/metrics': { try: plain('GET', '/metrics'), needs: 'admin', ok: 200 },
+    '/v1/status': { try: plain('GET', '/v1/status'), needs: 'admin', ok: 200 },
+    'SSE of a table': { try: stream('/v1/tables/orders'), needs: 'table', ok: 200 },
+    'WebSocket of a table': { try: upgrade('/v1/tables/orders'), needs: 'table', ok: 101 },
+  };
+  const holders = { listen: ['admin', 'shop', 'reader'], post: ['admin', 'shop', 'poster'], admin: ['admin'], table: ['admin', 'shop'] };
+
+  for (const [name, way] of Object.entries(ways)) {
+    test(`${name}: missing and wrong tokens get 401, others' 403, the right ones pass`, async () => {
+      assert.equal(await way.try({ headers: {}, query: '' }), 401, 'missing');
+      assert.equal(await way.try({ headers: { Authorization: 'Bearer wrong' }, query: '' }), 401, 'wrong');
+      assert.equal(await way.try({ headers: { Authorization: 'Basic c2hvcDpzZWNyZXQ=' }, query: '' }), 401, 'another scheme');
+      for (const holder of Object.keys(all)) {
+        const wanted = holders[way.needs].includes(holder) ? way.ok : 403;
+        assert.equal(await way.try({ headers: secret(holder), query: '' }), wanted, `${holder} by header`);
+        if (!way.headersOnly) assert.equal(await way.try({ headers: {}, query: `access_token=${holder}-secret` }), wanted, `${holder} by query`);
+      }
+    });
+  }
+
+  test('/v1/ws: no token is refused at the door, each operation is checked', async () => {
+    await assert.rejects(gateway.socket('/v1/ws'), { status: 401 });
+    const socket = await gateway.socket('/v1/ws?access_token=reader-secret', { protocols: ['postbus.v1'] });
+    socket.send({ id: 1, op: 'subscribe', channel: 'orders' });
+    socket.send({ id: 2, op: 'subscribe', channel: 'table:public.orders' });
+    socket.send({ id: 3, op: 'post', channel: 'orders', payload: 'x' });
+    const reply = (id) => socket.event(`reply ${id}`, (f) => f.id === id && (f.ok || f.error));
+    assert.ok((await reply(1)).ok.position);
+    assert.equal((await reply(2)).error.status, 403);
+    assert.equal((await reply(3)).error.status, 403);
+    await socket.close();
+  });
+
+  test('a pattern matches within one segment', async () => {
+    const may = async (channel) => (await gateway.get(`/v1/channels/${encodeURIComponent(channel)}?wait=0`, { headers: secret('shop') })).status;
+    assert.deepEqual([await may('chat:room'), await may('chat:room:private'), await may('chat'), await may('orders2')], [200, 403, 403, 403]);
+  });
+
+  test('the page and the probes need no token; no answer and no log line shows one', async () => {
+    for (const path of ['/', '/app.js', '/style.css', '/health/live', '/health/ready']) assert.equal((await gateway.get(path)).status, 200, path);
+    await gateway.get('/v1/channels/nothing?access_token=reader-secret&wait=0');
+    await gateway.get('/v1/channels/nothing?access_token=a-wrong-secret&wait=0');
+    assert.ok(!gateway.program.lines.some((line) => line.includes('-secret')));
+  });
+
+  test('revoked: sessions close with 4401 at once; narrowed: with 4403; the others stay', async () => {
+    const open = async (holder) => {
+      const socket = await gateway.socket('/v1/ws', { headers: secret(holder) });
+      socket.send({ id: 1, op: 'subscribe', channel: 'orders' });
+      await socket.event('confirmed', (f) => f.id === 1 && f.ok);
+      return socket;
+    };
+    const [shop, reader, admin] = [await open('shop'), await open('reader'), await open('admin')];
+    const channel = await gateway.socket('/v1/channels/orders', { headers: secret('reader') });
+    const sse = await gateway.stream('/v1/channels/orders', secret('reader'));
+    const { reader: _gone, ...rest } = all;
+    await reload({ ...rest, shop: 'listen = ["chat:*"]' });
+    assert.equal((await reader.closed).code, 4401);
+    assert.equal((await channel.closed).code, 4401);
+    await until('the stream ended', () => sse.over);
+    assert.equal((await shop.closed).code, 4403);
+    admin.send({ id: 2, op: 'post', channel: 'orders', payload: 'still here' });
+    await admin.event('still served', (f) => f.payload === 'still here');
+    assert.equal((await gateway.get('/v1/channels/orders?wait=0', { headers: secret('reader') })).status, 401);
+    assert.equal((await gateway.get('/v1/channels/orders?wait=0', { headers: secret('shop') })).status, 403);
+    await admin.close();
+    await reload(all);
+    await until('the reader is back', async () => (await gateway.get('/v1/channels/orders?wait=0', { headers: secret('reader') })).status === 200);
+  });
+
+  test('a broken tokens file at SIGHUP keeps the old tokens and says what is wrong', async () => {
+    const from = gateway.program.lines.length;
+    writeFileSync(file, '[[token]]\nname = "x"\nsha256 = "short"\n', { mode: 0o600 });
+    gateway.program.child.kill('SIGHUP');
+    await gateway.program.line(/sha256/, { from });
+    assert.equal((await gateway.get('/v1/channels/orders?wait=0', { headers: secret('reader') })).status, 200);
+    write(all);
+  });
+
+  test('the page asks for a token and works with one', async () => {
+    const browser = await launch();
+    try {
+      const page = await open(browser, gateway.url);
+      await page.getByText('The gateway wants a token.').waitFor();
+      await page.getByLabel('Token').fill('admin-secret');
+      await page.getByRole('button', { name: 'Use it in this window' }).click();
+      await page.locator('.pill.green').waitFor();
+      await until('the page follows the table', async () =>
+        JSON.parse((await gateway.get('/v1/status', { headers: secret('admin') })).body).channels.some((c) => c.name === 'table:public.orders' && c.listeners > 0));
+      here.cluster.psql(here.database, "insert into orders (customer, item, quantity, total) values ('With Token', 'Key', 1, 1)");
+      await page.locator('.rows tbody tr', { hasText: 'With Token' }).waitFor();
+      assert.ok(!page.url().includes('secret'));
+    } finally {
+      await browser.close();
+    }
+  });
+});
+
+test('an address that is not loopback needs tokens, and TLS or a proxy', async () => {
+  const file = join(folder, 'public.toml');
+  writeFileSync(file, entry('admin', 'admin = true'), { mode: 0o600 });
+  const refused = async (...args) => {
+    const program = new Program(binary, ['serve', '--db', here.url, '--data', join(folder, 'public'), '--listen', '0.0.0.0:0', ...args]);
+    const { code } = await program.ended;
+    assert.notEqual(code, 0);
+    return program.lines.join('\n');
+  };
+  assert.match(await refused(), /--tokens/);
+  assert.match(await refused('--tokens', file), /--tls-cert|--behind-proxy/);
+});
+
+describe('TLS', () => {
+  const certificate = join(folder, 'cert.pem'), key = join(folder, 'key.pem');
+  let gateway;
+  before(async () => {
+    run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=localhost',
+      '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1', '-keyout', key, '-out', certificate], { stdio: 'pipe' });
+    gateway = await Gateway.start(here.url, ['--tls-cert', certificate, '--tls-key', key], { scheme: 'https' });
+    await until('ready', () => curl('/health/ready'));
+  });
+  after(() => gateway?.stop());
+  const curl = (path, ...more) => run('curl', ['-sS', '--fail', '--cacert', certificate, '--max-time', '30', ...more, gateway.url + path]);
+
+  test('curl posts and listens over https, TLS 1.3 and 1.2, no older', async () => {
+    for (const version of ['--tlsv1.3', '--tls-max 1.2']) {
+      const wait = new Program('curl', ['-sS', '--cacert', certificate, ...version.split(' '), `${gateway.url}/wait?channel=secure`]);
+      await until('waiting', () => JSON.parse(curl('/v1/status')).channels.some((c) => c.name === 'secure' && c.listeners === 1));
+      curl('/v1/channels/secure', '-d', `over ${version}`);
+      assert.deepEqual((await wait.ended).code, 0);
+      assert.deepEqual(wait.lines, [`over ${version}`]);
+    }
+    assert.throws(() => curl('/health/live', '--tls-max', '1.1', '--ciphers', 'DEFAULT@SECLEVEL=0'));
+  });
+
+  test('WebSockets and streams work over TLS, and large events too', async () => {
+    const ca = readFileSync(certificate);
+    const socket = await Socket.open(`${gateway.ws}/v1/channels/secure`, { ca });
+    const large = 'x'.repeat(300_000);
+    curl('/v1/channels/secure', '-d', large);
+    await socket.event('the large one', (e) => e.payload === large);
+    await socket.close();
+    const events = await new Promise((resolve, reject) => {
+      https.get(`${gateway.url}/v1/channels/secure?after=beginning`, { ca, agent: false, headers: { Accept: 'text/event-stream' } }, (answer) => {
+        let body = '';
+        answer.on('data', (part) => {
+          body += part;
+          if (body.includes(large)) { resolve(body); answer.destroy(); }
+        });
+      }).once('error', reject);
+    });
+    assert.ok(events.includes('data: over --tlsv1.3'));
+  });
+
+  test('the browser shows the page over https with wss', async () => {
+    const browser = await launch();
+    try {
+      const page = await open(browser, gateway.url, { ignoreHTTPSErrors: true });
+      await page.locator('.pill.green').waitFor();
+      assert.deepEqual(page.errors, []);
+    } finally {
+      await browser.close();
+    }
+  });
+
+  test('plain HTTP on the TLS port and a handshake without end leave the others alone', async () => {
+    const { connect } = await import('node:net');
+    const plain = connect(gateway.port, '127.0.0.1');
+    plain.on('error', () => {});
+    plain.write('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    await new Promise((resolve) => plain.once('close', resolve));
+    const half = connect(gateway.port, '127.0.0.1');
+    half.on('error', () => {});
+    half.write(Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00]));
+    assert.equal(curl('/health/live'), 'ok\n');
+    half.destroy();
+  });
+});
