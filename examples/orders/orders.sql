@@ -19,4 +19,5 @@ begin
   end if;
 end $$;
 
-select postbus.watch('public.orders');
+select postbus.watch('public.orders')
+  where not exists (select from postbus.watched where tbl = 'public.orders'::regclass);
