@@ -34,9 +34,15 @@ steady::time_point from_now(steady::duration d) { return steady::now() + std::cl
 
 std::string_view or_empty(const char* text) { return text ? text : std::string_view{}; }
 
-std::string trimmed(std::string_view text) {
-  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
-  return std::string{text};
+/** libpq's messages on one line, for the log. */
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text) {
+    if (c != '\n' && c != '\t') line += c;
+    else if (!line.empty() && line.back() != ' ') line += ' ';
+  }
+  while (line.ends_with(' ')) line.pop_back();
+  return line;
 }
 
 server_message fields(const PGresult* r) {
@@ -73,7 +79,7 @@ struct connection::impl {
   // Failures that end the session.
 
   error lost() {
-    auto detail = pg ? trimmed(or_empty(PQerrorMessage(pg))) : std::string{};
+    auto detail = pg ? one_line(or_empty(PQerrorMessage(pg))) : std::string{};
     close();
     if (last_words) return *std::exchange(last_words, std::nullopt);
     return {errc::unavailable, "the connection to the database was lost; try again", std::move(detail)};
