@@ -13,6 +13,8 @@
 #include <thread>
 
 #include "base/log.hpp"
+#include "postgres/connection.hpp"
+#include "postgres/migrations.hpp"
 
 namespace postbus::testing_support {
 namespace {
@@ -92,10 +94,31 @@ void cluster::kill_postmaster() {
   throw std::runtime_error{"the killed server did not come back"};
 }
 
-database::database(cluster& on) : on_{on} {
+namespace {
+
+asio::awaitable<result<std::vector<postgres::migration>>> install_schema(std::string url) {
+  auto session = co_await postgres::connection::open({.conninfo = std::move(url)});
+  if (!session) co_return session.error();
+  auto done = co_await postgres::migrate(*session, true, std::chrono::seconds{60});
+  co_return done;
+}
+
+}  // namespace
+
+std::string cluster::schema_template() {
+  if (!has_template_) {
+    psql("create database with_schema");
+    const auto done = run(install_schema(url("with_schema")));
+    if (!done) throw std::runtime_error{done.error().text + "\n" + done.error().detail};
+    has_template_ = true;
+  }
+  return "with_schema";
+}
+
+database::database(cluster& on, with what) : on_{on} {
   static std::atomic<int> count{0};
   name_ = fmt::format("test_{}", ++count);
-  on_.psql(fmt::format("create database {}", name_));
+  on_.psql(fmt::format("create database {} template {}", name_, what == with::schema ? on_.schema_template() : "template1"));
 }
 
 database::~database() {

@@ -1,4 +1,8 @@
 #pragma once
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/use_future.hpp>
+
 #include <memory>
 #include <string>
 #include <string_view>
@@ -18,6 +22,8 @@
  *   }
  */
 namespace postbus::testing_support {
+
+namespace asio = boost::asio;
 
 using settings = std::vector<std::pair<std::string, std::string>>;
 
@@ -50,6 +56,8 @@ public:
   std::string url_as(std::string_view role, std::string_view password, std::string_view database) const;
   /** Runs statements as the superuser and returns what `psql -At` prints of the last one; throws std::runtime_error when refused. */
   std::string psql(std::string_view sql, std::string_view database = "postbus") const;
+  /** The name of a database with the schema in it, to copy from; made at first use. */
+  std::string schema_template();
   /** Fast shutdown and start. */
   void restart();
   /** kill -9 of the postmaster, then waits until the supervisor has brought it back. */
@@ -58,6 +66,7 @@ public:
 private:
   std::unique_ptr<temporary_folder> folder_;
   std::unique_ptr<postgres::embedded_server> server_;
+  bool has_template_{};
 };
 
 /** What a refused statement says; `state` is empty when it was not refused. */
@@ -68,7 +77,9 @@ struct refusal {
 /** A fresh database that is dropped at the end, sessions in it included. */
 class database {
 public:
-  explicit database(cluster& on = cluster::shared());
+  enum class with { schema, nothing };
+  explicit database(cluster& on = cluster::shared(), with what = with::schema);
+  explicit database(with what) : database{cluster::shared(), what} {}
   database(const database&) = delete;
   database& operator=(const database&) = delete;
   ~database();
@@ -105,5 +116,14 @@ private:
   void* connection_;
   std::string notices_;
 };
+
+/** Runs one coroutine of the production code to its end on a loop of its own; returns what it returns. */
+template <class T>
+T run(asio::awaitable<T> work) {
+  asio::io_context loop;
+  auto ended = asio::co_spawn(loop, std::move(work), asio::use_future);
+  loop.run();
+  return ended.get();
+}
 
 }  // namespace postbus::testing_support
