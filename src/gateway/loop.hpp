@@ -16,6 +16,7 @@
 #include "bus/shard.hpp"
 #include "gateway/encoding.hpp"
 #include "gateway/gateway.hpp"
+#include "gateway/listening.hpp"
 #include "gateway/timing_wheel.hpp"
 
 namespace postbus::gateway {
@@ -77,9 +78,7 @@ public:
   /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
   void watch(int fd, session& now, bool is_new);
 
-  /** Subscribes plain NOTIFY for `channel` on behalf of one subscription and calls `then`, at once when it is open already. */
-  void open_plain(const std::string& channel, std::function<void(result<bus::position>)> then);
-  void close_plain(const std::string& channel);
+  class listening& listening() { return listening_; }
 
   /** Calls `visit` for every session of this loop. */
   void for_each(const std::function<void(session&)>& visit);
@@ -87,13 +86,6 @@ public:
   void begin_drain();
 
 private:
-  struct plain_channel {
-    std::size_t users{};
-    bool open{};
-    bus::position since;
-    std::vector<std::function<void(result<bus::position>)>> waiting;
-  };
-
   void ring();
   void wait_for_sockets();
   void wait_for_bell();
@@ -102,7 +94,6 @@ private:
   void accept_some();
   void finish_turn();
   void stop_if_drained();
-  boost::asio::awaitable<void> listen_plain(std::string channel);
 
   gateway::shared& shared_;
   boost::asio::io_context context_{1};
@@ -120,7 +111,7 @@ private:
   session* first_{};  // of all sessions
   std::size_t sessions_{};
   std::size_t coroutines_{};
-  boost::unordered_flat_map<std::string, plain_channel> plain_;
+  class listening listening_{*this};
   int spare_descriptor_{-1};
   bool draining_{};
   timing_wheel::timer drain_end_;
