@@ -38,10 +38,10 @@ int checked(int result, const char* what) {
 
 }  // namespace
 
-gateway::shared::shared(bus::hub& h, backend& b, gateway_options o)
+server::shared::shared(bus::hub& h, backend& b, gateway_options o)
     : hub{h}, behind{b}, options{std::move(o)}, tokens{options.tokens}, tls{options.tls} {}
 
-loop::loop(gateway::shared& shared)
+loop::loop(server::shared& shared)
     : shared_{shared},
       sockets_{context_, checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")},
       bell_{context_, checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")},
@@ -99,9 +99,9 @@ void loop::run() {
     if (sockets_ready_) poll_sockets();
     finish_turn();
   }
-  // What was posted for the end (closing database sessions) still runs.
   current_loop = nullptr;
   --shared_.running;
+  if (this != shared_.loops.front().get()) shared_.loops.front()->post([] {});  // it may be waiting for us
 }
 
 void loop::wait_for_sockets() {
@@ -151,7 +151,7 @@ void loop::poll_sockets() {
   }
   if (accepting) accept_some();
   if (count < sockets_a_poll) wait_for_sockets();  // else the next turn takes more first
-  else context_.post([] {});
+  else post([this] { sockets_ready_ = true; });
 }
 
 void loop::accept_some() {
@@ -255,7 +255,11 @@ void loop::begin_drain() {
 }
 
 void loop::stop_if_drained() {
-  if (sessions_ == 0 && coroutines_ == 0) context_.stop();
+  if (sessions_ != 0 || coroutines_ != 0) return;
+  // Loop 0 carries the database side: it waits for the others, which may still have a post under way.
+  const bool first = this == shared_.loops.front().get();
+  if (first && shared_.running.load() > 1) return;
+  context_.stop();
 }
 
 void loop::for_each(const std::function<void(session&)>& visit) {

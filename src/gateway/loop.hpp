@@ -24,7 +24,7 @@ namespace postbus::gateway {
 class session;
 
 /** What all loops share. Everything in it is either constant, atomic or safe to use from any thread. */
-struct gateway::shared {
+struct server::shared {
   shared(bus::hub& h, backend& b, gateway_options o);
   bus::hub& hub;
   backend& behind;
@@ -49,7 +49,7 @@ struct gateway::shared {
  */
 class loop {
 public:
-  explicit loop(gateway::shared& shared);
+  explicit loop(server::shared& shared);
   ~loop();
 
   /** Runs turns until drained. */
@@ -61,7 +61,7 @@ public:
   void spawn(std::string_view name, boost::asio::awaitable<void> work);
 
   // For sessions, on this thread.
-  gateway::shared& shared() { return shared_; }
+  server::shared& shared() { return shared_; }
   const gateway_limits& limits() const { return shared_.options.limits; }
   bus::shard& shard() { return shard_; }
   timing_wheel& wheel() { return wheel_; }
@@ -95,7 +95,7 @@ private:
   void finish_turn();
   void stop_if_drained();
 
-  gateway::shared& shared_;
+  server::shared& shared_;
   boost::asio::io_context context_{1};
   boost::asio::posix::stream_descriptor sockets_;  // the epoll set
   boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads

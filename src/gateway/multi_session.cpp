@@ -278,13 +278,13 @@ stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who
     : multi_session{home, std::move(s), std::move(who)}, asked_{std::move(asked)}, form_{f}, head_{std::move(head)} {}
 
 void stream_multi::begin() {
-  // One position resumes all of them, so it is the first channel's: whatever comes on any channel comes after it.
-  bus::position at;
-  std::int64_t id = 0;
+  // One position stands for all channels: each is subscribed from there, whatever is published while we go through them.
   auto asked = std::exchange(asked_, {});
+  const auto at = home().shared().hub.head();
+  std::int64_t id = 0;
   for (auto& one : asked) {
-    const auto fixed = subscribe(id, std::move(one));
-    if (id++ == 0) at = fixed;
+    if (std::holds_alternative<bus::from_now>(one.from)) one.from = at;
+    subscribe(id++, std::move(one));
   }
   sort_replay();
   auto& bytes = out();

@@ -109,6 +109,17 @@ void session::close() {
   home_.destroy_later(*this);
 }
 
+void session::hand_over(std::unique_ptr<session> next, std::span<char> unread) {
+  auto& heir = *next;
+  heir.out_ = std::move(out_);
+  heir.blocked_ = blocked_;
+  close();
+  home_.watch(heir.socket_.fd(), heir, false);
+  home_.adopt(std::move(next));
+  home_.flush_later(heir);
+  if (!unread.empty() && !heir.closed_) heir.on_bytes(unread);
+}
+
 std::shared_ptr<session*> session::handle() {
   if (!handle_) handle_ = std::make_shared<session*>(this);
   return handle_;

@@ -73,6 +73,9 @@ protected:
   bool closing() const { return closing_; }
   socket take_socket() { return std::move(socket_); }
   std::unique_ptr<identity> take_identity() { return std::move(who_); }
+  void set_identity(std::unique_ptr<identity> who) { who_ = std::move(who); }
+  /** `next` was built from this session's socket: it goes on with what this one has not written yet and with `unread`, and this one goes. */
+  void hand_over(std::unique_ptr<session> next, std::span<char> unread);
   void arm(std::chrono::milliseconds after) { home_.wheel().arm(timer_, after); }
   bool timer_armed() const { return timer_.armed(); }
   void disarm() { timer_.cancel(); }
