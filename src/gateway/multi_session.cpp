@@ -46,7 +46,7 @@ bus::position multi_session::subscribe(std::int64_t id, listen_request asked) {
 }
 
 void multi_session::sort_replay() {
-  std::ranges::stable_sort(pending_, {}, [](const waiting& w) { return w.event->seq; });
+  std::ranges::sort(pending_, {}, [](const waiting& w) { return w.event->seq; });
 }
 
 void multi_session::unsubscribe(std::int64_t id) {

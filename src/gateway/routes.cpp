@@ -38,7 +38,7 @@ result<bus::payload_form> check_payload(std::string_view content_type, std::stri
   if (body.find('\0') != std::string_view::npos) return error{errc::unsupported_media, "PostgreSQL's text holds no NUL bytes; encode binary data, for instance as base64"};
   const auto type = content_type.substr(0, content_type.find(';'));
   if (type != json_type) return bus::payload_form::text;
-  if (auto valid = check_json(body); !valid) return valid.error();
+  if (!is_json(body)) return error{errc::invalid_argument, "the body is not JSON, but its Content-Type says so; to post it as text, send text/plain"};
   return bus::payload_form::json;
 }
 

@@ -55,6 +55,8 @@ protected:
 
   /** Reads until the socket is dry or reading is paused. */
   void read_some();
+  /** No more will be written. */
+  void shutdown_write() { socket_.shutdown_write(); }
   void pause_reading() { reading_paused_ = true; }
   void resume_reading();
   /** Own bytes, written before anything else at the end of the turn. */
