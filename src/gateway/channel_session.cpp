@@ -8,7 +8,6 @@
 namespace postbus::gateway {
 namespace {
 
-constexpr std::chrono::milliseconds goodbye_deadline{5'000};
 /** Readers this far behind are looked at when the loop as a whole keeps too much for readers that lag. */
 constexpr std::size_t noticeable_lag = 1u << 20;
 
@@ -72,7 +71,6 @@ void channel_session::after_flush() {
   append_ending(out(), *ending_);
   home().shard().unsubscribe(*this);
   metrics::adjust(metrics::gauge::subscriptions, -1);
-  arm(goodbye_deadline);
   close_after_out();
 }
 
@@ -139,7 +137,8 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
 }
 
 void websocket_channel::on_timer() {
-  if (ending() || closing() || !heard_) return close();
+  if (closing()) return close_if_stalled();
+  if (ending() || !heard_) return close();
   heard_ = false;
   std::string ping;
   websocket::append_frame(ping, websocket::opcode::ping, {});
@@ -183,7 +182,7 @@ void sse_channel::append_ending(std::string& out, errc why) {
 }
 
 void sse_channel::on_timer() {
-  if (ending() || closing()) return close();
+  if (closing()) return close_if_stalled();
   // A comment keeps proxies from closing a quiet stream and finds clients that have vanished.
   if (!flushed_since_timer_ && !blocked()) append_between_events(":\n\n");
   flushed_since_timer_ = false;

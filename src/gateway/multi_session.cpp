@@ -11,7 +11,6 @@
 namespace postbus::gateway {
 namespace {
 
-constexpr std::chrono::milliseconds goodbye_deadline{5'000};
 constexpr std::size_t chunk_bytes = 256 * 1024;
 constexpr std::size_t most_queued_posts = 1024;
 constexpr std::size_t most_queued_post_bytes = 32u << 20;
@@ -103,7 +102,6 @@ void multi_session::after_flush() {
   for (auto& [id, s] : subscriptions_) leave(*s);
   subscriptions_.clear();
   append_ending(out(), *ending_);
-  arm(goodbye_deadline);
   close_after_out();
 }
 
@@ -127,7 +125,8 @@ void websocket_multi::begin() {
 }
 
 void websocket_multi::on_timer() {
-  if (ending() || closing() || !heard_) return close();
+  if (closing()) return close_if_stalled();
+  if (ending() || !heard_) return close();
   heard_ = false;
   if (!blocked()) {
     websocket::append_frame(out(), websocket::opcode::ping, {});
@@ -302,7 +301,7 @@ void stream_multi::begin() {
 }
 
 void stream_multi::on_timer() {
-  if (ending() || closing()) return close();
+  if (closing()) return close_if_stalled();
   if (!flushed_since_timer_ && !blocked() && form_ != form::lines) {
     out() += ":\n\n";
     home().flush_later(*this);

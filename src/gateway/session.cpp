@@ -102,6 +102,18 @@ void session::flush() {
   if (write_out() && closing_) close();
 }
 
+void session::close_after_out() {
+  closing_ = true;
+  home_.flush_later(*this);
+  arm(home_.limits().stall_deadline);
+}
+
+void session::close_if_stalled() {
+  if (!out_ || out_->done == out_->done_before) return close();
+  out_->done_before = out_->done;
+  arm(home_.limits().stall_deadline);
+}
+
 void session::close() {
   if (closed_) return;
   closed_ = true;

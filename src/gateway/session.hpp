@@ -70,9 +70,11 @@ protected:
   std::size_t write(std::string_view bytes);
   /** Destroys the session at the end of the turn. */
   void close();
-  /** Closes once `out` has been written. */
-  void close_after_out() { closing_ = true; home_.flush_later(*this); }
+  /** Closes once `out` has been written; a client that takes nothing of it for stall_deadline is not waited for. */
+  void close_after_out();
   bool closing() const { return closing_; }
+  /** For on_timer of a session that is closing. */
+  void close_if_stalled();
   socket take_socket() { return std::move(socket_); }
   std::unique_ptr<identity> take_identity() { return std::move(who_); }
   void set_identity(std::unique_ptr<identity> who) { who_ = std::move(who); }
@@ -90,6 +92,7 @@ private:
   struct backlog {
     std::string bytes;
     std::size_t done{};
+    std::size_t done_before{};  // when close_if_stalled looked last
   };
   struct session_timer : timing_wheel::timer {
     explicit session_timer(session& s) : owner{s} {}

@@ -132,7 +132,7 @@ TEST(gateway_limits, a_reader_that_never_reads_is_cut_off_with_4001_and_nobody_e
   small.limits.max_lag = 100'000;
   memory_gateway g{small};
   raw_client slow{g.port()}, quick{g.port()};
-  const int tiny = 4096;
+  const int tiny = 64 * 1024;
   ::setsockopt(slow.fd(), SOL_SOCKET, SO_RCVBUF, &tiny, sizeof tiny);
   slow.upgrade("/v1/channels/a");
   quick.upgrade("/v1/channels/a?format=payload");
