@@ -46,6 +46,7 @@ struct listen_options {
    * after a crash events may repeat, with the same position, and none is missing.
    */
   std::string resume_file{};
+  bool save_by_itself{true};  ///< false: the resume file is written by save() alone, for a consumer that knows when its own output is safe
   std::chrono::milliseconds confirm_timeout{10'000};  ///< how long listen() waits until every channel is confirmed; 0: do not wait
   std::size_t queue_events{1'024};                    ///< received and not yet taken; beyond either bound the socket is not read
   std::size_t queue_bytes{16u << 20};
@@ -77,7 +78,7 @@ public:
   /** Ends the listening: next() returns what was received, then nothing. */
   void stop() &;
   bool stopped() const&;
-  /** Writes the resume file now, counting everything taken as handled. Throws request_error when that fails. Done by next() and the destructor too. */
+  /** Writes the resume file now, counting everything taken as handled. Throws request_error when that fails. On next()'s thread. */
   void save() &;
 
 private:

@@ -12,6 +12,7 @@ struct serve_options {
   std::string database;         ///< libpq URL or keyword form; empty: the embedded PostgreSQL under `data`
   std::string database_direct;  ///< for the sessions that cannot pass a pooler; never empty when `database` is not
   std::string data;             ///< folder of the embedded PostgreSQL and of the attach file; absolute, never empty
+  std::string pg_bin;           ///< where the embedded PostgreSQL's programs are; empty: searched for
 
   std::string address{"127.0.0.1"};  ///< literal IPv4 or IPv6 address, without brackets
   std::uint16_t port{7432};          ///< 0: any free port, printed once bound

@@ -42,8 +42,9 @@ listener::impl::impl(remote::link_settings target, client_options client_how, st
 listener::impl::~impl() {
   stop();
   thread.join();
+  if (!options.save_by_itself) return;
   try {
-    save();
+    save();  // without settling: whether the event given out last was handled is not known
   } catch (const request_error&) {
     // The events after the last save repeat in the next run: that is what the file promises.
   }
@@ -64,20 +65,23 @@ void listener::impl::tell(link_state state, std::string_view why) {
 
 // ---------------------------------------------------------------------------------------------- the consumer's side
 
-std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
-  const auto deadline = steady::now() + timeout;
+void listener::impl::settle() {
   if (in_hand) {
     handled.insert_or_assign(std::move(in_hand->first), std::move(in_hand->second));
     in_hand.reset();
     dirty = true;
   }
+  const std::lock_guard lock{guard};
+  if (!std::exchange(starts_moved, false)) return;
+  for (const auto& [channel, at] : starts) dirty |= handled.emplace(channel, at).second;
+}
+
+std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
+  const auto deadline = steady::now() + timeout;
   for (;;) {
+    settle();
     std::unique_lock lock{guard};
-    if (starts_moved) {
-      for (const auto& [channel, at] : starts) dirty |= handled.emplace(channel, at).second;
-      starts_moved = false;
-    }
-    if (dirty && (queue.empty() || stopping || steady::now() - saved >= save_interval)) {
+    if (dirty && options.save_by_itself && (queue.empty() || stopping || steady::now() - saved >= save_interval)) {
       lock.unlock();
       save();
       continue;
@@ -221,11 +225,7 @@ bool listener::stopped() const& {
   return impl_->stopping;
 }
 void listener::save() & {
-  if (impl_->in_hand) {
-    impl_->handled.insert_or_assign(impl_->in_hand->first, impl_->in_hand->second);
-    impl_->in_hand.reset();
-    impl_->dirty = true;
-  }
+  impl_->settle();
   impl_->save();
 }
 

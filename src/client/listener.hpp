@@ -29,6 +29,9 @@ struct listener::impl {
   /** Waits for the first confirmation of every channel. Throws request_error. */
   void wait_confirmed();
   void stop();
+  /** Counts the event given out last as handled, and merges where channels began. */
+  void settle();
+  /** Writes the file if anything has moved since. */
   void save();
 
   // The listener's thread.

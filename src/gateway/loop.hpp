@@ -16,7 +16,6 @@
 #include "bus/shard.hpp"
 #include "gateway/encoding.hpp"
 #include "gateway/gateway.hpp"
-#include "gateway/listening.hpp"
 #include "gateway/timing_wheel.hpp"
 
 namespace postbus::gateway {
@@ -24,7 +23,7 @@ namespace postbus::gateway {
 class session;
 
 /** What all loops share. Everything in it is either constant, atomic or safe to use from any thread. */
-struct server::shared {
+struct gateway::shared {
   shared(bus::hub& h, backend& b, gateway_options o);
   bus::hub& hub;
   backend& behind;
@@ -49,7 +48,7 @@ struct server::shared {
  */
 class loop {
 public:
-  explicit loop(server::shared& shared);
+  explicit loop(gateway::shared& shared);
   ~loop();
 
   /** Runs turns until drained. */
@@ -61,7 +60,7 @@ public:
   void spawn(std::string_view name, boost::asio::awaitable<void> work);
 
   // For sessions, on this thread.
-  server::shared& shared() { return shared_; }
+  gateway::shared& shared() { return shared_; }
   const gateway_limits& limits() const { return shared_.options.limits; }
   bus::shard& shard() { return shard_; }
   timing_wheel& wheel() { return wheel_; }
@@ -78,7 +77,9 @@ public:
   /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
   void watch(int fd, session& now, bool is_new);
 
-  class listening& listening() { return listening_; }
+  /** Subscribes plain NOTIFY for `channel` on behalf of one subscription and calls `then`, at once when it is open already. */
+  void open_plain(const std::string& channel, std::function<void(result<bus::position>)> then);
+  void close_plain(const std::string& channel);
 
   /** Calls `visit` for every session of this loop. */
   void for_each(const std::function<void(session&)>& visit);
@@ -86,6 +87,13 @@ public:
   void begin_drain();
 
 private:
+  struct plain_channel {
+    std::size_t users{};
+    bool open{};
+    bus::position since;
+    std::vector<std::function<void(result<bus::position>)>> waiting;
+  };
+
   void ring();
   void wait_for_sockets();
   void wait_for_bell();
@@ -94,8 +102,9 @@ private:
   void accept_some();
   void finish_turn();
   void stop_if_drained();
+  boost::asio::awaitable<void> listen_plain(std::string channel);
 
-  server::shared& shared_;
+  gateway::shared& shared_;
   boost::asio::io_context context_{1};
   boost::asio::posix::stream_descriptor sockets_;  // the epoll set
   boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads
@@ -111,7 +120,7 @@ private:
   session* first_{};  // of all sessions
   std::size_t sessions_{};
   std::size_t coroutines_{};
-  class listening listening_{*this};
+  boost::unordered_flat_map<std::string, plain_channel> plain_;
   int spare_descriptor_{-1};
   bool draining_{};
   timing_wheel::timer drain_end_;

@@ -1,0 +1,2 @@
+-- Which version of the schema the database has.
+select schema_version from postbus.meta

@@ -1,0 +1,20 @@
+#pragma once
+#include <istream>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace postbus::app {
+
+/** One setting of the configuration file: `port = 8000` below `[serve]` is {{"serve"}, "port", {"8000"}}. */
+struct config_item {
+  std::vector<std::string> tables;
+  std::string name;
+  std::vector<std::string> values;
+};
+
+/** All settings of a TOML document, in no order. errc::invalid_argument with the line for anything that is not TOML, or holds what no option can be. */
+result<std::vector<config_item>> parse_config(std::istream& from);
+
+}  // namespace postbus::app

@@ -1,0 +1,36 @@
+#pragma once
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.hpp"
+#include "postgres/connection.hpp"
+
+namespace postbus::app {
+
+/** A blocking session for commands that run plain SQL and end: postgres::connection with a loop of its own. */
+class database_session {
+public:
+  static constexpr std::chrono::seconds patience{30};
+
+  /** Connects. */
+  static result<database_session> open(const std::string& conninfo);
+  /** Connects, and refuses a database whose schema is missing or of another version; the text names both versions and the fix. */
+  static result<database_session> open_checked(const std::string& conninfo);
+
+  database_session(database_session&&) noexcept;
+  database_session& operator=(database_session&&) noexcept;
+  ~database_session();
+
+  /** A statement of sql/ by its path ("statements/cli/post_text.sql"). */
+  result<postgres::rows> run(std::string_view statement, std::span<const postgres::parameter> parameters = {}, steady::duration deadline = patience);
+  result<postgres::rows> query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline);
+
+private:
+  struct impl;
+  explicit database_session(std::unique_ptr<impl> made);
+  std::unique_ptr<impl> impl_;
+};
+
+}  // namespace postbus::app

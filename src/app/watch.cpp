@@ -1,0 +1,79 @@
+#include <fmt/format.h>
+
+#include <array>
+
+#include "app/commands.hpp"
+#include "app/database_session.hpp"
+#include "app/terminal.hpp"
+
+namespace postbus::app {
+namespace {
+
+/** Runs one statement for each table, in turn; what succeeded before a failure stays. */
+int for_each_table(const targets& at, const std::vector<std::string>& tables, std::string_view statement, std::string_view said,
+                   std::span<const postgres::parameter> rest) {
+  const auto database = database_of(at);
+  if (!database) return tell_unattached(database.error());
+  auto session = database_session::open_checked(*database);
+  if (!session) return tell(session.error());
+  for (const auto& table : tables) {
+    std::vector<postgres::parameter> parameters{table};
+    parameters.insert(parameters.end(), rest.begin(), rest.end());
+    const auto done = session->run(statement, parameters);
+    if (!done) return tell(error{done.error().code, fmt::format("{}: {}", table, done.error().text), done.error().detail});
+    fmt::print(stderr, "{} {}\n", said, visible(table));
+  }
+  return exit_ok;
+}
+
+/** The names as the text of a PostgreSQL array. */
+std::string array_text(const std::vector<std::string>& names) {
+  std::string out{'{'};
+  for (const auto& name : names) {
+    out += out.size() == 1 ? "\"" : ",\"";
+    for (const char c : name) {
+      if (c == '"' || c == '\\') out += '\\';
+      out += c;
+    }
+    out += '"';
+  }
+  return out += '}';
+}
+
+}  // namespace
+
+int watch(const targets& at, const watch_options& options) {
+  const auto columns = array_text(options.columns);
+  const std::array<postgres::parameter, 3> rest{options.columns.empty() ? postgres::parameter{} : columns,
+                                                options.notify.empty() ? postgres::parameter{} : options.notify, options.rls};
+  return for_each_table(at, options.tables, "statements/cli/watch.sql", "watching", rest);
+}
+
+int unwatch(const targets& at, const std::vector<std::string>& tables) {
+  return for_each_table(at, tables, "statements/cli/unwatch.sql", "no longer watching", {});
+}
+
+int watched(const targets& at, const watched_options& options) {
+  const auto database = database_of(at);
+  if (!database) return tell_unattached(database.error());
+  auto session = database_session::open_checked(*database);
+  if (!session) return tell(session.error());
+  const auto rows = session->run("statements/cli/watched.sql");
+  if (!rows) return tell(rows.error());
+  if (options.json) {
+    for (std::size_t row = 0; row < rows->size(); ++row) fmt::print("{}\n", rows->text(row, rows->columns() - 1));
+    return exit_ok;
+  }
+  if (rows->size() == 0) {
+    fmt::print(stderr, "no table is watched; `postbus watch TABLE` starts a feed\n");
+    return exit_ok;
+  }
+  const terminal on{stdout};
+  table out{{{"table"}, {"channel"}, {"columns"}, {"mirrored to"}}};
+  for (std::size_t row = 0; row < rows->size(); ++row)
+    out.add({{std::string{rows->text(row, 0)}, style::name}, {std::string{rows->text(row, 1)}}, {std::string{rows->text(row, 2)}}, {std::string{rows->text(row, 3)}}});
+  fmt::print("{}", out.text(on));
+  return exit_ok;
+}
+
+}  // namespace postbus::app
