@@ -57,6 +57,10 @@ void shard::unsubscribe(cursor& c) {
   close_if_unused(t);
 }
 
+void shard::caught_up(const cursor& c) {
+  if (const auto found = topics_.find(c.channel()); found != topics_.end()) mark(*found->second);
+}
+
 void shard::unsubscribe(listener& l, std::string_view channel) {
   const auto found = topics_.find(channel);
   if (found == topics_.end()) return;

@@ -27,6 +27,8 @@ public:
   replay subscribe(cursor& c, wire_form form, std::string_view channel, const start& from);
   replay subscribe(listener& l, std::string_view channel, const start& from);
   void unsubscribe(cursor& c);
+  /** A reader that lagged has sent everything: what was kept for it may go. */
+  void caught_up(const cursor& c);
   void unsubscribe(listener& l, std::string_view channel);
 
   /** Takes what was published since and hands it to the topics. */

@@ -13,6 +13,7 @@ constexpr std::size_t kept_capacity = 256 * 1024;
 }  // namespace
 
 std::uint64_t encoded_log::boundary(std::uint64_t offset) const {
+  if (offset == base_ && base_is_boundary_) return offset;
   const auto found = std::ranges::lower_bound(ends_, offset);
   return found == ends_.end() ? end() : *found;
 }
@@ -26,6 +27,7 @@ void encoded_log::append(encoder encode, const event& e) {
 void encoded_log::drop_before(std::uint64_t offset) {
   if (offset == end()) {
     base_ = offset;
+    base_is_boundary_ = true;
     bytes_.clear();
     ends_.clear();
     if (bytes_.capacity() > kept_capacity) bytes_ = {};
@@ -33,6 +35,7 @@ void encoded_log::drop_before(std::uint64_t offset) {
     return;
   }
   bytes_.erase(0, offset - base_);
+  base_is_boundary_ = offset == base_ ? base_is_boundary_ : std::ranges::binary_search(ends_, offset);
   base_ = offset;
   ends_.erase(ends_.begin(), std::ranges::upper_bound(ends_, offset));
 }

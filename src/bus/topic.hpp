@@ -27,7 +27,7 @@ public:
   std::uint64_t end() const { return base_ + bytes_.size(); }
   /** The bytes from `offset` on; begin() <= offset <= end(). Valid until the log changes. */
   std::string_view from(std::uint64_t offset) const { return std::string_view{bytes_}.substr(offset - base_); }
-  /** The first end of an event at or after `offset`; end() when there is none. */
+  /** The first place between two events at or after `offset`. */
   std::uint64_t boundary(std::uint64_t offset) const;
   /** Where the last appended event begins. */
   std::uint64_t last_begin() const { return last_begin_; }
@@ -39,6 +39,7 @@ public:
 private:
   std::string bytes_;
   std::uint64_t base_{};
+  bool base_is_boundary_{true};  // false when the slowest reader stands within an event
   std::uint64_t last_begin_{};
   std::vector<std::uint64_t> ends_;  // absolute; of the events that still stand in bytes_
 };

@@ -44,10 +44,10 @@ struct gateway_options {
  * The server: HTTP, WebSocket, SSE and long poll in front of a hub. One loop per thread, each with its own connections.
  * Made and run on one thread, which becomes loop 0; the database side shares that loop's executor.
  */
-class gateway {
+class server {
 public:
-  gateway(bus::hub& hub, backend& behind, gateway_options options);
-  ~gateway();
+  server(bus::hub& hub, backend& behind, gateway_options options);
+  ~server();
 
   /** Opens the listening socket. errc::conflict when the port is in use, with the fix. */
   result<> listen();
@@ -59,6 +59,8 @@ public:
   void run();
   /** Stops accepting, tells clients to come back, finishes what is under way, then ends run(). Any thread. */
   void stop();
+  /** After run(): runs what the database side still has to do on loop 0's executor, until it is done or the time is up. */
+  void finish(std::chrono::milliseconds at_most);
   /** Replaces the tokens or the certificate (SIGHUP): sessions of revoked tokens are closed with 4401, of narrowed ones with 4403. Any thread. */
   void replace_tokens(std::shared_ptr<const token_set> tokens);
   void replace_tls(std::shared_ptr<const tls_context> tls);

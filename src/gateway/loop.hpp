@@ -16,6 +16,7 @@
 #include "bus/shard.hpp"
 #include "gateway/encoding.hpp"
 #include "gateway/gateway.hpp"
+#include "gateway/listening.hpp"
 #include "gateway/timing_wheel.hpp"
 
 namespace postbus::gateway {
@@ -23,7 +24,7 @@ namespace postbus::gateway {
 class session;
 
 /** What all loops share. Everything in it is either constant, atomic or safe to use from any thread. */
-struct gateway::shared {
+struct server::shared {
   shared(bus::hub& h, backend& b, gateway_options o);
   bus::hub& hub;
   backend& behind;
@@ -48,7 +49,7 @@ struct gateway::shared {
  */
 class loop {
 public:
-  explicit loop(gateway::shared& shared);
+  explicit loop(server::shared& shared);
   ~loop();
 
   /** Runs turns until drained. */
@@ -60,7 +61,7 @@ public:
   void spawn(std::string_view name, boost::asio::awaitable<void> work);
 
   // For sessions, on this thread.
-  gateway::shared& shared() { return shared_; }
+  server::shared& shared() { return shared_; }
   const gateway_limits& limits() const { return shared_.options.limits; }
   bus::shard& shard() { return shard_; }
   timing_wheel& wheel() { return wheel_; }
@@ -77,9 +78,7 @@ public:
   /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
   void watch(int fd, session& now, bool is_new);
 
-  /** Subscribes plain NOTIFY for `channel` on behalf of one subscription and calls `then`, at once when it is open already. */
-  void open_plain(const std::string& channel, std::function<void(result<bus::position>)> then);
-  void close_plain(const std::string& channel);
+  class listening& listening() { return listening_; }
 
   /** Calls `visit` for every session of this loop. */
   void for_each(const std::function<void(session&)>& visit);
@@ -87,13 +86,6 @@ public:
   void begin_drain();
 
 private:
-  struct plain_channel {
-    std::size_t users{};
-    bool open{};
-    bus::position since;
-    std::vector<std::function<void(result<bus::position>)>> waiting;
-  };
-
   void ring();
   void wait_for_sockets();
   void wait_for_bell();
@@ -102,9 +94,8 @@ private:
   void accept_some();
   void finish_turn();
   void stop_if_drained();
-  boost::asio::awaitable<void> listen_plain(std::string channel);
 
-  gateway::shared& shared_;
+  server::shared& shared_;
   boost::asio::io_context context_{1};
   boost::asio::posix::stream_descriptor sockets_;  // the epoll set
   boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads
@@ -120,7 +111,7 @@ private:
   session* first_{};  // of all sessions
   std::size_t sessions_{};
   std::size_t coroutines_{};
-  boost::unordered_flat_map<std::string, plain_channel> plain_;
+  class listening listening_{*this};
   int spare_descriptor_{-1};
   bool draining_{};
   timing_wheel::timer drain_end_;

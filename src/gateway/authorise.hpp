@@ -1,0 +1,17 @@
+#pragma once
+#include <string_view>
+
+#include "base/result.hpp"
+#include "gateway/tokens.hpp"
+
+namespace postbus::gateway {
+
+class loop;
+struct identity;
+
+/** Whether `who` (null: no token was shown) may do `what` to a channel, queue or cache, by the tokens in force now. Without tokens everything is allowed. */
+result<> authorise(loop& home, const identity* who, right what, std::string_view name);
+/** The same for what only an admin token may do. */
+result<> authorise_admin(loop& home, const identity* who);
+
+}  // namespace postbus::gateway

@@ -1,0 +1,192 @@
+#include "gateway/channel_session.hpp"
+
+#include <random>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+
+namespace postbus::gateway {
+namespace {
+
+/** Readers this far behind are looked at when the loop as a whole keeps too much for readers that lag. */
+constexpr std::size_t noticeable_lag = 1u << 20;
+
+}  // namespace
+
+channel_session::channel_session(loop& home, socket&& s, std::unique_ptr<identity> who, listen_request asked, form f)
+    : session{home, std::move(s), std::move(who)}, asked_{std::move(asked)}, form_{f} {}
+
+channel_session::~channel_session() {
+  if (attached()) {
+    home().shard().unsubscribe(*this);
+    metrics::adjust(metrics::gauge::subscriptions, -1);
+  }
+}
+
+void channel_session::begin() {
+  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.channel, asked_.from);
+  metrics::adjust(metrics::gauge::subscriptions, 1);
+  add_missed_notifications(asked_, given);
+  append_opening(out(), given.at);
+  for (const auto& e : given.events) encode(out(), form_, *e);
+  metrics::add(metrics::counter::events_out, given.events.size());
+  home().flush_later(*this);
+}
+
+void channel_session::flush() {
+  if (closed()) return;
+  if (!blocked() && write_out()) {
+    if (closing()) return close();
+    while (!blocked() && !closed()) {
+      const auto waiting = pending();
+      if (waiting.empty()) break;
+      advance(write(waiting));
+      flushed_since_timer_ = true;
+    }
+  }
+  if (!blocked() || ending()) return;
+  const auto behind = lag() + out_bytes();
+  if (behind > home().limits().max_lag ||
+      (behind > noticeable_lag && home().shard().retained() > home().limits().max_retained))
+    end(errc::too_slow);
+}
+
+void channel_session::on_drained() {
+  if (attached()) home().shard().caught_up(*this);
+}
+
+void channel_session::end(errc why) {
+  if (ending_ || closing()) return;
+  ending_ = why;
+  home().call_after_flush(*this);
+}
+
+void channel_session::after_flush() {
+  if (!ending_ || !attached()) return;
+  if (*ending_ == errc::too_slow) {
+    metrics::add(metrics::counter::slow_readers);
+    log::info("gateway", "a reader of {} is {} bytes behind and is cut off with 4001", asked_.channel, lag());
+  }
+  append_between_events({});
+  append_ending(out(), *ending_);
+  home().shard().unsubscribe(*this);
+  metrics::adjust(metrics::gauge::subscriptions, -1);
+  close_after_out();
+}
+
+void channel_session::append_between_events(std::string_view bytes) {
+  if (!has_out()) {
+    const auto rest = bytes_to_boundary();
+    out() += pending().substr(0, rest);
+    advance(rest);
+  }
+  out() += bytes;
+  home().flush_later(*this);
+}
+
+void channel_session::recheck(const token* mine) {
+  if (who() == nullptr) return;
+  if (mine == nullptr)
+    end(errc::unauthorised);
+  else if (!mine->may(right::listen, asked_.channel))
+    end(errc::forbidden);
+}
+
+std::chrono::milliseconds channel_session::ping_every() const { return const_cast<channel_session*>(this)->home().limits().ping_every; }
+
+// --- WebSocket
+
+void websocket_channel::append_ending(std::string& out, errc why) {
+  const auto& t = traits(why);
+  websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
+}
+
+void websocket_channel::on_bytes(std::span<char> bytes) {
+  heard_ = true;
+  for (;;) {
+    const auto item = parser_.next(bytes);
+    using what = websocket::item::what;
+    std::string frame;
+    switch (item.is) {
+      case what::need_more: return;
+      case what::pong: break;
+      case what::ping:
+        if (ending() || out_bytes() > 64 * 1024) break;  // who does not read its pongs gets no more
+        websocket::append_frame(frame, websocket::opcode::pong, item.payload);
+        append_between_events(frame);
+        break;
+      case what::text:
+      case what::binary:
+        // This connection only listens.
+        if (!ending()) end(errc::invalid_argument);
+        return;
+      case what::close:
+        if (ending()) return close();
+        websocket::append_close(frame, item.code == websocket::close_code::none ? websocket::close_code::normal : item.code, {});
+        append_between_events(frame);
+        close_after_out();
+        return;
+      case what::broken:
+        if (ending()) return close();
+        websocket::append_close(frame, item.code, item.payload);
+        append_between_events(frame);
+        close_after_out();
+        return;
+    }
+  }
+}
+
+void websocket_channel::on_timer() {
+  if (closing()) return close_if_stalled();
+  if (ending() || !heard_) return close();
+  heard_ = false;
+  std::string ping;
+  websocket::append_frame(ping, websocket::opcode::ping, {});
+  if (!blocked()) append_between_events(ping);
+  arm(ping_every());
+}
+
+// --- Server-sent events
+
+sse_channel::sse_channel(loop& home, socket&& s, std::unique_ptr<identity> who, listen_request asked, form f, std::string head)
+    : channel_session{home, std::move(s), std::move(who), std::move(asked), f}, head_{std::move(head)} {}
+
+void append_sse_retry(std::string& out) {
+  thread_local std::minstd_rand random{std::random_device{}()};
+  out += "retry: ";
+  out += std::to_string(500 + random() % 2500);
+  out += "\n\n";
+}
+
+std::string stream_head(std::string_view content_type, std::string_view extra) {
+  std::string head = "HTTP/1.1 200 OK\r\nContent-Type: ";
+  head += content_type;
+  head += "\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n";
+  head += extra;
+  return head;
+}
+
+void sse_channel::append_opening(std::string& out, const bus::position& at) {
+  out += std::exchange(head_, {});
+  out += "Postbus-Position: ";
+  append_text(out, at);
+  // A block of nothing but an id sets the EventSource's last event id: it can resume before the first event has come.
+  out += "\r\n\r\nid: ";
+  append_text(out, at);
+  out += "\n\n";
+  arm(ping_every());
+}
+
+void sse_channel::append_ending(std::string& out, errc why) {
+  if (traits(why).retry) append_sse_retry(out);
+}
+
+void sse_channel::on_timer() {
+  if (closing()) return close_if_stalled();
+  // A comment keeps proxies from closing a quiet stream and finds clients that have vanished.
+  if (!flushed_since_timer_ && !blocked()) append_between_events(":\n\n");
+  flushed_since_timer_ = false;
+  arm(ping_every());
+}
+
+}  // namespace postbus::gateway

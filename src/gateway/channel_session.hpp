@@ -1,0 +1,81 @@
+#pragma once
+#include <optional>
+#include <string>
+
+#include "base/websocket_parser.hpp"
+#include "gateway/listening.hpp"
+#include "gateway/session.hpp"
+
+namespace postbus::gateway {
+
+/**
+ * A connection that listens on one channel: a cursor in the channel's log. What the client is behind lies in the log, shared
+ * with all others; the session itself holds bytes only for a replay and for control frames.
+ */
+class channel_session : public session, protected bus::cursor {
+public:
+  channel_session(loop& home, socket&& s, std::unique_ptr<identity> who, listen_request asked, form f);
+  ~channel_session() override;
+
+  void begin() final;
+  void flush() final;
+  void after_flush() final;
+  void drain() override { end(errc::draining); }
+  void recheck(const token* mine) override;
+
+protected:
+  /** The bytes in front of everything, once the position is fixed: the response head of SSE. */
+  virtual void append_opening(std::string& out, const bus::position& at) = 0;
+  /** The bytes behind everything: a close frame. */
+  virtual void append_ending(std::string& out, errc why) = 0;
+  void on_drained() final;
+
+  /** Says goodbye as `why` (see errors.def) and closes when it is sent, or after a deadline. */
+  void end(errc why);
+  bool ending() const { return ending_.has_value(); }
+  /** Queues bytes that must not stand within an event. */
+  void append_between_events(std::string_view bytes);
+  std::chrono::milliseconds ping_every() const;
+  bool flushed_since_timer_{};
+
+private:
+  void on_pending() final { flush(); }
+
+  listen_request asked_;
+  form form_;
+  std::optional<errc> ending_;
+};
+
+/** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */
+class websocket_channel final : public channel_session {
+public:
+  using channel_session::channel_session;
+  void on_timer() override;
+
+private:
+  void append_opening(std::string&, const bus::position&) override { arm(ping_every()); }
+  void append_ending(std::string& out, errc why) override;
+  void on_bytes(std::span<char> bytes) override;
+  websocket::parser parser_{websocket::role::server, 64 * 1024};  // nothing but control frames is expected
+  bool heard_{true};
+};
+
+/** `GET /v1/channels/{c}` with `Accept: text/event-stream`. */
+class sse_channel final : public channel_session {
+public:
+  sse_channel(loop& home, socket&& s, std::unique_ptr<identity> who, listen_request asked, form f, std::string head);
+  void on_timer() override;
+
+private:
+  void append_opening(std::string& out, const bus::position& at) override;
+  void append_ending(std::string& out, errc why) override;
+  void on_bytes(std::span<char>) override {}  // a stream's client has nothing more to say
+  std::string head_;                          // of the response; gone once sent
+};
+
+/** The line that tells an EventSource when to come back: jittered, so that a restart is not answered by all at once. */
+void append_sse_retry(std::string& out);
+/** Head of a streaming response, up to the empty line; `extra` are whole header lines. */
+std::string stream_head(std::string_view content_type, std::string_view extra);
+
+}  // namespace postbus::gateway

@@ -1,0 +1,310 @@
+#include "gateway/http_session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "gateway/authorise.hpp"
+#include "gateway/problem.hpp"
+
+namespace postbus::gateway {
+namespace {
+
+constexpr std::chrono::milliseconds discard_deadline{2'000};
+
+}  // namespace
+
+/** A request that waits: a listener while nothing has come. */
+class http_session::waiter final : public bus::listener {
+public:
+  waiter(http_session& s, wait_for what) : owner_{s}, what{std::move(what)} {}
+  ~waiter() override { leave(); }
+
+  /** Takes what history has; subscribes when that does not end the wait. */
+  void enter() {
+    auto& shard = owner_.home().shard();
+    auto given = shard.subscribe(*this, what.asked.channel, what.asked.from);
+    subscribed_ = true;
+    metrics::adjust(metrics::gauge::subscriptions, 1);
+    add_missed_notifications(what.asked, given);
+    next = given.at;
+    for (auto& e : given.events) take(std::move(e));
+    if (!done) owner_.arm(what.at_most);
+  }
+  void leave() {
+    if (!std::exchange(subscribed_, false)) return;
+    owner_.home().shard().unsubscribe(*this, what.asked.channel);
+    metrics::adjust(metrics::gauge::subscriptions, -1);
+  }
+  void on_event(bus::topic&, const bus::event_ref& e) override { take(e); }
+
+private:
+  void take(bus::event_ref e) {
+    if (events.size() >= what.most_events) return;  // the rest comes with the next request, from history
+    next = e->at;
+    done = done || what.enough(*e);
+    events.push_back(std::move(e));
+    if (done) owner_.home().flush_later(owner_);
+  }
+
+  http_session& owner_;
+  bool subscribed_{};
+
+public:
+  wait_for what;
+  std::vector<bus::event_ref> events;
+  bus::position next;
+  bool done{};
+};
+
+http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
+http_session::~http_session() = default;
+
+void http_session::begin() { arm(home().limits().idle_deadline); }
+
+void http_session::set_state(state next) {
+  state_ = next;
+  switch (next) {
+    case state::idle: arm(home().limits().idle_deadline); break;
+    case state::reading: arm(home().limits().header_deadline); break;
+    case state::discarding: arm(discard_deadline); break;
+    case state::busy:
+    case state::waiting: disarm(); break;
+  }
+}
+
+void http_session::on_timer() {
+  switch (state_) {
+    case state::reading:
+      last_ = true;
+      fail({errc::request_timeout, "the request did not arrive in time"});
+      break;
+    case state::waiting: finish_wait(); break;
+    case state::idle:
+    case state::busy:
+    case state::discarding: close(); break;
+  }
+}
+
+void http_session::drain() {
+  last_ = true;
+  switch (state_) {
+    case state::idle: close(); break;
+    case state::waiting: finish_wait(); break;
+    case state::reading:
+    case state::busy:
+    case state::discarding: break;
+  }
+}
+
+void http_session::recheck(const token* mine) {
+  if (state_ != state::waiting || who() == nullptr) return;
+  if (mine != nullptr && mine->may(right::listen, waiter_->what.asked.channel)) return;
+  stop_waiting();
+  fail(mine == nullptr ? error{errc::unauthorised, "the token was revoked"} : error{errc::forbidden, "the token may no longer listen to this channel"});
+}
+
+void http_session::on_end() {
+  switch (state_) {
+    case state::busy:  // the answer is on its way, and the client may still read it
+      last_ = true;
+      break;
+    case state::discarding: close_after_out(); break;
+    case state::waiting:  // has left: curl, browsers and proxies do not half-close, and nobody waits for minutes for them
+    case state::idle:
+    case state::reading: close(); break;
+  }
+}
+
+void http_session::on_bytes(std::span<char> bytes) {
+  if (state_ == state::discarding) return;
+  unread_.append(bytes.data(), bytes.size());
+  feed();
+}
+
+void http_session::feed() {
+  while (!closed() && !unread_.empty() && (state_ == state::idle || state_ == state::reading)) {
+    if (!parser_) parser_ = std::make_unique<http_parser>(http_limits{.body_bytes = home().limits().max_message + (64u << 10)});
+    if (state_ == state::idle) set_state(state::reading);
+    const auto taken = parser_->feed(unread_);
+    const bool all = taken == unread_.size();
+    if (all)
+      unread_.clear();
+    else
+      unread_.erase(0, taken);
+    switch (parser_->state()) {
+      case http_parser::stage::need_more: break;
+      case http_parser::stage::body:
+        if (parser_->take_wants_continue()) {
+          out() += "HTTP/1.1 100 Continue\r\n\r\n";
+          home().flush_later(*this);
+        }
+        arm(home().limits().body_deadline);
+        break;
+      case http_parser::stage::failed:
+        last_ = true;
+        fail(parser_->failure());
+        return;
+      case http_parser::stage::complete: act(); break;
+    }
+    if (all) return;
+  }
+}
+
+void http_session::act() {
+  metrics::add(metrics::counter::requests);
+  set_state(state::busy);
+  pause_reading();
+  last_ = last_ || !parser_->keep_alive() || home().shared().draining.load();
+  head_only_ = parser_->method() == http_method::head;
+  common_headers_.clear();
+  auto parsed = target::parse(parser_->target());
+  if (!parsed) return fail(parsed.error());
+  target_ = std::move(*parsed);
+  identify();
+  route(*this);
+}
+
+void http_session::identify() {
+  set_identity(nullptr);
+  const auto tokens = home().shared().tokens.load();
+  if (!tokens) return;
+  std::string_view presented;
+  constexpr std::string_view scheme = "bearer ";
+  if (const auto header = parser_->header("authorization");
+      header && header->size() > scheme.size() && std::ranges::equal(header->substr(0, scheme.size()), scheme, {}, [](char c) { return c | 0x20; }))
+    presented = header->substr(scheme.size());
+  else if (const auto parameter = target_->one("access_token"); parameter && *parameter)
+    presented = **parameter;
+  if (presented.empty()) return;
+  if (const auto* const known = tokens->find(presented)) set_identity(std::make_unique<identity>(known->digest, known->name));
+}
+
+void http_session::respond(response answer) {
+  auto& bytes = out();
+  fmt::format_to(std::back_inserter(bytes), "HTTP/1.1 {} {}\r\n", answer.status, reason_phrase(answer.status));
+  if (answer.status != 204) {
+    if (!answer.content_type.empty()) fmt::format_to(std::back_inserter(bytes), "Content-Type: {}\r\n", answer.content_type);
+    fmt::format_to(std::back_inserter(bytes), "Content-Length: {}\r\n", answer.body.size());
+  }
+  bytes += "X-Content-Type-Options: nosniff\r\n";
+  if (answer.headers.find("Cache-Control") == std::string::npos) bytes += "Cache-Control: no-store\r\n";
+  bytes += common_headers_;
+  bytes += answer.headers;
+  if (last_) bytes += "Connection: close\r\n";
+  bytes += "\r\n";
+  if (!head_only_) bytes += answer.body;
+  target_.reset();
+  home().flush_later(*this);
+  if (last_) {
+    set_state(state::discarding);
+    resume_reading();
+    return;
+  }
+  parser_->reset();
+  set_state(state::idle);
+  resume_reading();
+  if (!unread_.empty()) {
+    home().post([weak = handle()] {
+      if (auto* const self = static_cast<http_session*>(*weak); self != nullptr && !self->closed()) self->feed();
+    });
+  }
+}
+
+void http_session::flush() {
+  if (state_ == state::waiting && waiter_ && waiter_->done) finish_wait();
+  if (blocked() || closed() || !write_out()) return;
+  // The client may still be sending what will never be read; closing now would make the kernel reset the connection and
+  // take the answer with it. So: say that no more comes, and read on for a while.
+  if (state_ == state::discarding && !closing()) {
+    shutdown_write();
+    if (parser_ && parser_->state() == http_parser::stage::complete && unread_.empty()) close();
+  }
+}
+
+void http_session::fail(const error& why) {
+  if (!why.detail.empty()) log::info("gateway", "{}: {} ({})", traits(why.code).name, why.text, why.detail);
+  response answer{.status = traits(why.code).http_status, .content_type = problem_media_type};
+  append_problem(answer.body, why);
+  if (why.code == errc::unauthorised) answer.headers = "WWW-Authenticate: Bearer\r\n";
+  if (why.code == errc::unavailable || why.code == errc::draining || why.code == errc::too_many) answer.headers = "Retry-After: 1\r\n";
+  respond(std::move(answer));
+}
+
+void http_session::respond_later(std::string_view name, boost::asio::awaitable<result<response>> work) {
+  struct runner {
+    static boost::asio::awaitable<void> run(boost::asio::awaitable<result<response>> pending, std::shared_ptr<session*> weak) {
+      auto answer = co_await std::move(pending);
+      auto* const self = static_cast<http_session*>(*weak);
+      if (self == nullptr || self->closed()) co_return;
+      if (answer)
+        self->respond(std::move(*answer));
+      else
+        self->fail(answer.error());
+    }
+  };
+  home().spawn(name, runner::run(std::move(work), handle()));
+}
+
+void http_session::prepare(listen_request asked, std::function<void(listen_request)> then) {
+  home().listening().prepare(std::move(asked), [weak = handle(), then = std::move(then)](result<listen_request> ready) {
+    auto* const self = static_cast<http_session*>(*weak);
+    if (self == nullptr || self->closed()) return;
+    if (!ready) return self->fail(ready.error());
+    then(std::move(*ready));
+  });
+}
+
+void http_session::prepare_all(std::vector<listen_request> asked, std::function<void(std::vector<listen_request>)> then) {
+  struct gathering {
+    std::vector<listen_request> ready;
+    std::size_t missing;
+    bool failed{};
+    std::function<void(std::vector<listen_request>)> then;
+  };
+  auto all = std::make_shared<gathering>(std::vector<listen_request>(asked.size()), asked.size(), false, std::move(then));
+  for (std::size_t i = 0; i < asked.size(); ++i)
+    home().listening().prepare(std::move(asked[i]), [weak = handle(), all, i](result<listen_request> one) {
+      auto* const self = static_cast<http_session*>(*weak);
+      if (self == nullptr || self->closed() || all->failed) return;
+      if (!one) {
+        all->failed = true;
+        return self->fail(one.error());
+      }
+      all->ready[i] = std::move(*one);
+      if (--all->missing == 0) all->then(std::move(all->ready));
+    });
+}
+
+void http_session::wait(wait_for what) {
+  waiter_ = std::make_unique<waiter>(*this, std::move(what));
+  auto asked = std::move(waiter_->what.asked);
+  waiter_->what.asked.channel = asked.channel;
+  prepare(std::move(asked), [this](listen_request ready) {
+    waiter_->what.asked = std::move(ready);
+    begin_waiting();
+  });
+}
+
+void http_session::begin_waiting() {
+  set_state(state::waiting);
+  waiter_->enter();
+  if (home().shared().draining.load()) finish_wait();
+}
+
+void http_session::stop_waiting() {
+  waiter_.reset();
+  set_state(state::busy);
+}
+
+void http_session::finish_wait() {
+  auto answer = waiter_->what.answer(waiter_->events, waiter_->next);
+  stop_waiting();
+  respond(std::move(answer));
+}
+
+}  // namespace postbus::gateway

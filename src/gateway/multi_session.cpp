@@ -1,0 +1,323 @@
+#include "gateway/multi_session.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "bus/channel.hpp"
+#include "gateway/authorise.hpp"
+
+namespace postbus::gateway {
+namespace {
+
+constexpr std::size_t chunk_bytes = 256 * 1024;
+constexpr std::size_t most_queued_posts = 1024;
+constexpr std::size_t most_queued_post_bytes = 32u << 20;
+/** What an event costs on the wire beside its payload, about. */
+constexpr std::size_t event_overhead = 160;
+
+}  // namespace
+
+// --- Many channels
+
+multi_session::~multi_session() {
+  for (auto& [id, s] : subscriptions_) leave(*s);
+}
+
+void multi_session::leave(subscription& s) {
+  home().shard().unsubscribe(s, s.asked.channel);
+  metrics::adjust(metrics::gauge::subscriptions, -1);
+}
+
+bus::position multi_session::subscribe(std::int64_t id, listen_request asked) {
+  auto made = std::make_unique<subscription>(*this, id, std::move(asked));
+  auto& s = *made;
+  subscriptions_.emplace(id, std::move(made));
+  metrics::adjust(metrics::gauge::subscriptions, 1);
+  auto given = home().shard().subscribe(s, s.asked.channel, s.asked.from);
+  add_missed_notifications(s.asked, given);
+  // A replay is bounded by the history, not by the lag a live reader may have.
+  for (auto& e : given.events) pending_.push_back({std::move(e), id});
+  metrics::add(metrics::counter::events_out, given.events.size());
+  home().flush_later(*this);
+  return given.at;
+}
+
+void multi_session::sort_replay() {
+  std::ranges::sort(pending_, {}, [](const waiting& w) { return w.event->seq; });
+}
+
+void multi_session::unsubscribe(std::int64_t id) {
+  const auto found = subscriptions_.find(id);
+  if (found == subscriptions_.end()) return;
+  leave(*found->second);
+  std::erase_if(pending_, [&](const waiting& w) { return w.id == id; });
+  if (pending_.empty()) pending_bytes_ = 0;
+  subscriptions_.erase(found);
+}
+
+void multi_session::queue(const bus::event_ref& e, const subscription& from) {
+  if (ending_ || closing()) return;
+  const auto bytes = e->payload.size() + event_overhead;
+  if (blocked() && pending_bytes_ > home().limits().max_lag) return end(errc::too_slow);
+  pending_.push_back({e, from.id});
+  pending_bytes_ += bytes;
+  home().flush_later(*this);
+}
+
+void multi_session::flush() {
+  while (!blocked() && !closed()) {
+    if (!write_out()) return;
+    if (closing()) return close();
+    if (pending_.empty()) {
+      pending_bytes_ = 0;
+      return;
+    }
+    auto& bytes = out();
+    while (!pending_.empty() && bytes.size() < chunk_bytes) {
+      const auto next = std::move(pending_.front());
+      pending_.pop_front();
+      const auto cost = next.event->payload.size() + event_overhead;
+      pending_bytes_ -= std::min(cost, pending_bytes_);
+      if (const auto to = subscriptions_.find(next.id); to != subscriptions_.end()) append_event(bytes, next.event, *to->second);
+    }
+    flushed_since_timer_ = true;
+  }
+}
+
+void multi_session::end(errc why) {
+  if (ending_ || closing()) return;
+  ending_ = why;
+  home().call_after_flush(*this);
+}
+
+void multi_session::after_flush() {
+  if (!ending_ || closing()) return;
+  if (*ending_ == errc::too_slow) {
+    metrics::add(metrics::counter::slow_readers);
+    log::info("gateway", "a reader of {} channels is {} bytes behind and is cut off with 4001", subscriptions_.size(), pending_bytes_);
+  }
+  pending_.clear();
+  for (auto& [id, s] : subscriptions_) leave(*s);
+  subscriptions_.clear();
+  append_ending(out(), *ending_);
+  close_after_out();
+}
+
+void multi_session::recheck(const token* mine) {
+  if (who() == nullptr) return;
+  if (mine == nullptr) return end(errc::unauthorised);
+  for (const auto& [id, s] : subscriptions_)
+    if (!mine->may(right::listen, s->asked.channel)) return end(errc::forbidden);
+}
+
+// --- /v1/ws
+
+websocket_multi::websocket_multi(loop& home, socket&& s, std::unique_ptr<identity> who)
+    : multi_session{home, std::move(s), std::move(who)},
+      // A payload may grow sixfold as a JSON string (\u00XX), but not all of one does: twice its limit and the rest of the message.
+      parser_{websocket::role::server, static_cast<std::uint32_t>(home.limits().max_message * 2 + 4096)} {}
+
+void websocket_multi::begin() {
+  arm(home().limits().ping_every);
+  home().flush_later(*this);
+}
+
+void websocket_multi::on_timer() {
+  if (closing()) return close_if_stalled();
+  if (ending() || !heard_) return close();
+  heard_ = false;
+  if (!blocked()) {
+    websocket::append_frame(out(), websocket::opcode::ping, {});
+    home().flush_later(*this);
+  }
+  arm(home().limits().ping_every);
+}
+
+void websocket_multi::on_bytes(std::span<char> bytes) {
+  heard_ = true;
+  while (!closed()) {
+    const auto item = parser_.next(bytes);
+    using what = websocket::item::what;
+    switch (item.is) {
+      case what::need_more: return;
+      case what::pong: break;
+      case what::ping:
+        if (ending() || out_bytes() > chunk_bytes) break;  // who does not read gets no more pongs
+        websocket::append_frame(out(), websocket::opcode::pong, item.payload);
+        home().flush_later(*this);
+        break;
+      case what::text:
+        if (!ending() && !closing()) act(item.payload);
+        break;
+      case what::binary:
+        if (!ending()) end(errc::invalid_argument);
+        break;
+      case what::close:
+        if (ending()) return close();
+        websocket::append_close(out(), item.code == websocket::close_code::none ? websocket::close_code::normal : item.code, {});
+        close_after_out();
+        return;
+      case what::broken:
+        if (ending()) return close();
+        websocket::append_close(out(), item.code, item.payload);
+        close_after_out();
+        return;
+    }
+  }
+}
+
+void websocket_multi::append_event(std::string& out, const bus::event_ref& e, const subscription& from) {
+  const auto json = home().encoded().get(form::json, e);
+  websocket::append_frame_header(out, websocket::opcode::text, ws_event_bytes(from.id, json));
+  append_ws_event(out, from.id, json);
+}
+
+void websocket_multi::append_ending(std::string& out, errc why) {
+  const auto& t = traits(why);
+  websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
+}
+
+void websocket_multi::refuse(std::int64_t id, const error& why) {
+  std::string reply;
+  append_ws_error(reply, id, why);
+  websocket::append_frame(out(), websocket::opcode::text, reply);
+  home().flush_later(*this);
+}
+
+void websocket_multi::act(std::string_view text) {
+  auto parsed = parse_ws_message(text);
+  if (auto* const refused = std::get_if<ws_refusal>(&parsed)) {
+    if (refused->id) return refuse(*refused->id, refused->why);
+    return end(errc::invalid_argument);
+  }
+  auto& request = std::get<ws_request>(parsed);
+  std::visit([&](auto& op) { act(request.id, std::move(op)); }, request.op);
+}
+
+void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
+  if (has(id) || opening_.contains(id)) return refuse(id, {errc::conflict, "a subscription with this id exists: choose another id"});
+  if (subscribed() + opening_.size() >= home().limits().max_subscriptions)
+    return refuse(id, {errc::too_many, "this connection has as many subscriptions as one may have: open another connection"});
+  if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
+  opening_.emplace(id, false);
+  home().listening().prepare({std::move(wanted.channel), wanted.after}, [weak = handle(), id](result<listen_request> ready) {
+    auto* const self = static_cast<websocket_multi*>(*weak);
+    if (self == nullptr || self->closed() || self->ending()) return;
+    const bool dropped = self->opening_.at(id);
+    self->opening_.erase(id);
+    if (dropped) return self->refuse(id, {errc::conflict, "unsubscribed before it was confirmed"});
+    if (!ready) return self->refuse(id, ready.error());
+    self->confirm(id, std::move(*ready));
+  });
+}
+
+void websocket_multi::confirm(std::int64_t id, listen_request asked) {
+  // The reply stands in `out`, which goes before whatever is queued.
+  const auto at = subscribe(id, std::move(asked));
+  std::string reply;
+  append_ws_ok(reply, id, at);
+  websocket::append_frame(out(), websocket::opcode::text, reply);
+}
+
+void websocket_multi::act(std::int64_t id, const ws_unsubscribe& wanted) {
+  if (const auto found = opening_.find(wanted.sub); found != opening_.end())
+    found->second = true;
+  else if (has(wanted.sub))
+    unsubscribe(wanted.sub);
+  else
+    return refuse(id, {errc::not_found, "there is no subscription with this id"});
+  std::string reply;
+  append_ws_ok(reply, id);
+  websocket::append_frame(out(), websocket::opcode::text, reply);
+  home().flush_later(*this);
+}
+
+void websocket_multi::act(std::int64_t id, ws_post&& wanted) {
+  if (auto may = authorise(home(), who(), right::post, wanted.channel); !may) return refuse(id, may.error());
+  if (wanted.payload.size() > home().limits().max_message)
+    return refuse(id, {errc::too_large, "the payload is larger than this gateway takes (--max-message)"});
+  posts_bytes_ += wanted.payload.size();
+  posts_.push_back({id, std::move(wanted)});
+  if (posts_.size() >= most_queued_posts || posts_bytes_ >= most_queued_post_bytes) pause_reading();
+  if (!posting_) {
+    posting_ = true;
+    home().spawn("post", post_queued(home(), handle()));
+  }
+}
+
+boost::asio::awaitable<void> websocket_multi::post_queued(loop& home, std::shared_ptr<session*> weak) {
+  const auto living = [&weak] { return static_cast<websocket_multi*>(*weak); };
+  while (auto* const self = living()) {
+    if (self->posts_.empty()) {
+      self->posting_ = false;
+      break;
+    }
+    auto next = std::move(self->posts_.front());
+    self->posts_.pop_front();
+    self->posts_bytes_ -= next.message.payload.size();
+    const auto posted = co_await home.shared().behind.post(std::move(next.message.channel), next.message.form, std::move(next.message.payload));
+    if (auto* const still = living(); still != nullptr && !still->closed() && !still->closing()) still->answer_post(next.id, posted);
+  }
+}
+
+void websocket_multi::answer_post(std::int64_t id, const result<bus::position>& posted) {
+  if (posts_.size() < most_queued_posts / 2 && posts_bytes_ < most_queued_post_bytes / 2) resume_reading();
+  if (!posted) return refuse(id, posted.error());
+  std::string reply;
+  append_ws_ok(reply, id, *posted);
+  websocket::append_frame(out(), websocket::opcode::text, reply);
+  home().flush_later(*this);
+}
+
+// --- Many channels over one stream
+
+stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f, std::string head)
+    : multi_session{home, std::move(s), std::move(who)}, asked_{std::move(asked)}, form_{f}, head_{std::move(head)} {}
+
+void stream_multi::begin() {
+  // One position stands for all channels: each is subscribed from there, whatever is published while we go through them.
+  auto asked = std::exchange(asked_, {});
+  const auto at = home().shared().hub.head();
+  std::int64_t id = 0;
+  for (auto& one : asked) {
+    if (std::holds_alternative<bus::from_now>(one.from)) one.from = at;
+    subscribe(id++, std::move(one));
+  }
+  sort_replay();
+  auto& bytes = out();
+  bytes += std::exchange(head_, {});
+  bytes += "Postbus-Position: ";
+  append_text(bytes, at);
+  bytes += "\r\n\r\n";
+  if (form_ != form::lines) {
+    bytes += "id: ";
+    append_text(bytes, at);
+    bytes += "\n\n";
+  }
+  arm(home().limits().ping_every);
+  home().flush_later(*this);
+}
+
+void stream_multi::on_timer() {
+  if (closing()) return close_if_stalled();
+  if (!flushed_since_timer_ && !blocked() && form_ != form::lines) {
+    out() += ":\n\n";
+    home().flush_later(*this);
+  }
+  flushed_since_timer_ = false;
+  arm(home().limits().ping_every);
+}
+
+void stream_multi::append_event(std::string& out, const bus::event_ref& e, const subscription&) {
+  // A line cannot tell of a gap: the end of the response does.
+  if (form_ == form::lines && (e->kind == bus::kind::gap || e->kind == bus::kind::reset)) return end(errc::draining);
+  out += home().encoded().get(form_, e);
+}
+
+void stream_multi::append_ending(std::string& out, errc why) {
+  if (form_ != form::lines && traits(why).retry) append_sse_retry(out);
+}
+
+}  // namespace postbus::gateway

@@ -1,0 +1,117 @@
+#pragma once
+#include <boost/unordered/unordered_flat_map.hpp>
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/websocket_parser.hpp"
+#include "gateway/channel_session.hpp"
+#include "gateway/ws_message.hpp"
+
+namespace postbus::gateway {
+
+/**
+ * A connection that listens on many channels. Its events must leave in the hub's order over all channels, so that one
+ * position resumes them all: it queues references to the shared events and puts their encoded bytes together when the
+ * socket takes them. The queue exists only while something is pending and is bounded.
+ */
+class multi_session : public session {
+public:
+  using session::session;
+  ~multi_session() override;
+
+  void flush() final;
+  void after_flush() final;
+  void drain() override { end(errc::draining); }
+  void recheck(const token* mine) override;
+
+protected:
+  struct subscription final : bus::listener {
+    subscription(multi_session& s, std::int64_t given_id, listen_request a) : owner{s}, id{given_id}, asked{std::move(a)} {}
+    void on_event(bus::topic&, const bus::event_ref& e) override { owner.queue(e, *this); }
+    multi_session& owner;
+    std::int64_t id;
+    listen_request asked;
+  };
+
+  virtual void append_event(std::string& out, const bus::event_ref& e, const subscription& from) = 0;
+  virtual void append_ending(std::string& out, errc why) = 0;
+
+  /** Subscribes and queues the replay; the position from which on nothing is missed. */
+  bus::position subscribe(std::int64_t id, listen_request asked);
+  void unsubscribe(std::int64_t id);
+  bool has(std::int64_t id) const { return subscriptions_.contains(id); }
+  std::size_t subscribed() const { return subscriptions_.size(); }
+  /** Puts the replays of several subscriptions, queued one after the other, into the order of all channels. */
+  void sort_replay();
+  void end(errc why);
+  bool ending() const { return ending_.has_value(); }
+  bool flushed_since_timer_{};
+
+private:
+  struct waiting {
+    bus::event_ref event;
+    std::int64_t id;
+  };
+  void queue(const bus::event_ref& e, const subscription& from);
+  void leave(subscription& s);
+
+  boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
+  std::deque<waiting> pending_;
+  std::size_t pending_bytes_{};
+  std::optional<errc> ending_;
+};
+
+/** `/v1/ws`: subscribe, unsubscribe and post over one WebSocket. */
+class websocket_multi final : public multi_session {
+public:
+  websocket_multi(loop& home, socket&& s, std::unique_ptr<identity> who);
+  void begin() override;
+  void on_timer() override;
+
+private:
+  void on_bytes(std::span<char> bytes) override;
+  void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
+  void append_ending(std::string& out, errc why) override;
+  void act(std::string_view text);
+  void act(std::int64_t id, ws_subscribe&& wanted);
+  void act(std::int64_t id, const ws_unsubscribe& wanted);
+  void act(std::int64_t id, ws_post&& wanted);
+  void refuse(std::int64_t id, const error& why);
+  void confirm(std::int64_t id, listen_request asked);
+  static boost::asio::awaitable<void> post_queued(loop& home, std::shared_ptr<session*> weak);
+  void answer_post(std::int64_t id, const result<bus::position>& posted);
+
+  websocket::parser parser_;
+  bool heard_{true};
+  struct queued_post {
+    std::int64_t id;
+    ws_post message;
+  };
+  // Posts of one connection reach the database in the order they came: one is under way, the rest wait here.
+  std::deque<queued_post> posts_;
+  std::size_t posts_bytes_{};
+  bool posting_{};
+  boost::unordered_flat_map<std::int64_t, bool> opening_;  // subscribes that are not confirmed yet; true: unsubscribed meanwhile
+};
+
+/** `GET /v1/events?channel=a&channel=b`: many channels over one SSE stream; also the lines of `/wait?loop=true`. */
+class stream_multi final : public multi_session {
+public:
+  stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f, std::string head);
+  void begin() override;
+  void on_timer() override;
+
+private:
+  void on_bytes(std::span<char>) override {}
+  void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
+  void append_ending(std::string& out, errc why) override;
+  std::vector<listen_request> asked_;
+  form form_;
+  std::string head_;
+};
+
+}  // namespace postbus::gateway

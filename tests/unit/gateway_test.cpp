@@ -1,0 +1,178 @@
+// The gateway over real sockets, with a hub and no database behind it.
+#include <gtest/gtest.h>
+
+#include "base/metrics.hpp"
+#include "support/memory_gateway.hpp"
+
+namespace postbus::test {
+namespace {
+
+struct gateway_fixture : testing::Test {
+  void post(std::string_view channel, std::string_view payload) {
+    auto one = std::make_shared<bus::batch>();
+    one->add(channel, bus::kind::message, bus::payload_form::text, payload, {0x5f3a9c01, ++lsn, 0}, 0);
+    g.hub.publish(one);
+  }
+  std::string get(std::string_view target, std::string_view headers = {}) {
+    raw_client c{g.port()};
+    c.send("GET " + std::string{target} + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + std::string{headers} + "\r\n");
+    return c.read_all();
+  }
+  memory_gateway g;
+  std::uint64_t lsn = 2000;
+};
+
+TEST_F(gateway_fixture, health_page_and_unknown_addresses) {
+  EXPECT_TRUE(get("/health/live").starts_with("HTTP/1.1 200 OK\r\n"));
+  EXPECT_TRUE(get("/").find("text/html") != std::string::npos);
+  EXPECT_TRUE(get("/nothing").starts_with("HTTP/1.1 404 "));
+  EXPECT_TRUE(get("/metrics").find("postbus_sockets") != std::string::npos);
+  EXPECT_TRUE(get("/v1/status").find(R"("head":"5f3a9c01-)") != std::string::npos);
+}
+
+TEST_F(gateway_fixture, a_websocket_gets_events_of_its_channel_as_frames) {
+  raw_client ws{g.port()};
+  EXPECT_TRUE(ws.upgrade("/v1/channels/a").starts_with("HTTP/1.1 101 "));
+  raw_client plain{g.port()};
+  plain.upgrade("/v1/channels/a?format=payload");
+  post("a", "one \"quoted\"");
+  post("b", "not mine");
+  post("a", "two");
+  EXPECT_EQ(ws.read_frame().payload,
+            R"({"id":"5f3a9c01-00000000000007d1-00000000","channel":"a","kind":"message","at":"1970-01-01T00:00:00.000000Z","payload":"one \"quoted\""})");
+  EXPECT_TRUE(ws.read_frame().payload.ends_with(R"("payload":"two"})"));
+  EXPECT_EQ(plain.read_frame().payload, "one \"quoted\"");
+  EXPECT_EQ(plain.read_frame().payload, "two");
+}
+
+TEST_F(gateway_fixture, an_event_stream_starts_with_its_position_and_resumes) {
+  raw_client sse{g.port()};
+  sse.send("GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+  sse.read_until("\r\n\r\n");
+  EXPECT_EQ(sse.read_until("\n\n"), "id: 5f3a9c01-00000000000003e8-00000000\n\n");
+  post("a", "two\nlines");
+  EXPECT_EQ(sse.read_until("\n\n"), "id: 5f3a9c01-00000000000007d1-00000000\ndata: two\ndata: lines\n\n");
+  post("a", "next");
+  raw_client again{g.port()};
+  again.send("GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nLast-Event-ID: 5f3a9c01-00000000000007d1-00000000\r\n\r\n");
+  again.read_until("\r\n\r\n");
+  again.read_until("\n\n");
+  EXPECT_EQ(again.read_until("\n\n"), "id: 5f3a9c01-00000000000007d2-00000000\ndata: next\n\n");
+}
+
+TEST_F(gateway_fixture, a_long_poll_answers_from_history_waits_or_comes_back_empty) {
+  post("a", "old");
+  EXPECT_TRUE(get("/v1/channels/a?after=beginning").find(R"("payload":"old"}],"next":"5f3a9c01-00000000000007d1-00000000"})") != std::string::npos);
+  EXPECT_TRUE(get("/v1/channels/a?wait=100ms").find(R"({"events":[],"next":"5f3a9c01-)") != std::string::npos);
+  raw_client poll{g.port()};
+  poll.send("GET /v1/channels/a?wait=30s&after=5f3a9c01-00000000000007d1-00000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  while (g.behind.listened.load() == 0) std::this_thread::yield();
+  post("a", "new");
+  EXPECT_TRUE(poll.read_until("}\n").find(R"("payload":"new")") != std::string::npos);
+}
+
+TEST_F(gateway_fixture, posting_and_waiting_the_classic_way) {
+  raw_client wait{g.port()};
+  wait.send("GET /wait?channel=foo HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  while (g.behind.listened.load() == 0) std::this_thread::yield();
+  EXPECT_TRUE(get("/post?channel=foo&payload=bar%20baz").starts_with("HTTP/1.1 200 OK\r\n"));
+  wait.read_until("\r\n\r\n");
+  EXPECT_EQ(wait.read_bytes(7), "bar baz");
+  EXPECT_TRUE(get("/wait?channel=foo&timeout=100ms").starts_with("HTTP/1.1 204 "));
+  EXPECT_TRUE(get("/post?payload=x").starts_with("HTTP/1.1 400 "));
+  EXPECT_TRUE(get("/post?channel=table:x&payload=x").starts_with("HTTP/1.1 400 "));
+}
+
+TEST_F(gateway_fixture, one_websocket_with_many_subscriptions) {
+  raw_client ws{g.port()};
+  EXPECT_TRUE(ws.upgrade("/v1/ws", "Sec-WebSocket-Protocol: postbus.v1\r\n").find("Sec-WebSocket-Protocol: postbus.v1") != std::string::npos);
+  ws.send_text(R"({"id":1,"op":"subscribe","channel":"a"})");
+  EXPECT_TRUE(ws.read_frame().payload.starts_with(R"({"id":1,"ok":{"position":")"));
+  ws.send_text(R"({"id":2,"op":"subscribe","channel":"b"})");
+  EXPECT_TRUE(ws.read_frame().payload.starts_with(R"({"id":2,"ok":{"position":")"));
+  ws.send_text(R"({"id":3,"op":"post","channel":"b","payload":{"x":1}})");
+  bool replied = false, delivered = false;
+  for (int i = 0; i < 2; ++i) {
+    const auto f = ws.read_frame().payload;
+    replied = replied || f.starts_with(R"({"id":3,"ok":{"position":")");
+    delivered = delivered || (f.starts_with(R"({"sub":2,"id":")") && f.ends_with(R"("payload":{"x":1}})"));
+  }
+  EXPECT_TRUE(replied && delivered);
+  ws.send_text(R"({"id":4,"op":"unsubscribe","sub":2})");
+  EXPECT_EQ(ws.read_frame().payload, R"({"id":4,"ok":{}})");
+  ws.send_text(R"({"id":1,"op":"subscribe","channel":"c"})");
+  EXPECT_TRUE(ws.read_frame().payload.find("conflict") != std::string::npos);
+  ws.send_text("not json");
+  EXPECT_EQ(ws.read_frame().close_code(), 4400);
+}
+
+TEST_F(gateway_fixture, a_position_that_lies_ahead_is_waited_for) {
+  raw_client poll{g.port()};
+  poll.send("GET /v1/channels/a?wait=30s&after=5f3a9c01-00000000000007d2-00000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  post("a", "one");    // 7d1: before the position
+  post("a", "two");    // 7d2: at it
+  post("a", "three");  // 7d3
+  const auto answer = poll.read_until("}\n");
+  EXPECT_TRUE(answer.find(R"("payload":"three")") != std::string::npos);
+  EXPECT_TRUE(answer.find(R"("payload":"two")") == std::string::npos);
+}
+
+TEST_F(gateway_fixture, plain_listen_is_asked_once_per_channel_and_given_back) {
+  {
+    raw_client a{g.port()}, b{g.port()};
+    a.upgrade("/v1/channels/x");
+    b.upgrade("/v1/channels/x");
+    EXPECT_EQ(g.behind.listened.load(), 1);
+  }
+  while (g.behind.listened.load() != 0) std::this_thread::yield();
+}
+
+TEST(gateway_limits, a_reader_that_never_reads_is_cut_off_with_4001_and_nobody_else_feels_it) {
+  gateway::gateway_options small;
+  small.limits.max_lag = 100'000;
+  memory_gateway g{small};
+  raw_client slow{g.port()}, quick{g.port()};
+  const int tiny = 64 * 1024;
+  ::setsockopt(slow.fd(), SOL_SOCKET, SO_RCVBUF, &tiny, sizeof tiny);
+  slow.upgrade("/v1/channels/a");
+  quick.upgrade("/v1/channels/a?format=payload");
+  const std::string payload(10'000, 'x');
+  std::uint64_t lsn = 2000;
+  int posted = 0;
+  const auto before = metrics::value(metrics::counter::slow_readers);
+  while (metrics::value(metrics::counter::slow_readers) == before) {
+    auto one = std::make_shared<bus::batch>();
+    one->add("a", bus::kind::message, bus::payload_form::text, payload, {0x5f3a9c01, ++lsn, 0}, 0);
+    g.hub.publish(one);
+    ++posted;
+    ASSERT_EQ(quick.read_frame().payload.size(), payload.size());
+  }
+  for (;;) {
+    const auto f = slow.read_frame();
+    if (f.opcode == 1) continue;
+    ASSERT_EQ(f.opcode, 8);
+    EXPECT_EQ(f.close_code(), 4001);
+    break;
+  }
+  EXPECT_GT(posted, 10);
+}
+
+TEST(gateway_drain, clients_are_told_to_come_back) {
+  auto g = std::make_unique<memory_gateway>();
+  raw_client ws{g->port()}, sse{g->port()}, poll{g->port()}, multi{g->port()};
+  ws.upgrade("/v1/channels/a");
+  multi.upgrade("/v1/ws");
+  sse.send("GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+  sse.read_until("\n\n");
+  poll.send("GET /v1/channels/p?wait=60s HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  while (g->behind.listened.load() < 2) std::this_thread::yield();
+  std::thread stopping{[&] { g.reset(); }};
+  EXPECT_EQ(ws.read_frame().close_code(), 1001);
+  EXPECT_EQ(multi.read_frame().close_code(), 1001);
+  EXPECT_TRUE(sse.read_all().find("retry: ") != std::string::npos);
+  EXPECT_TRUE(poll.read_all().find(R"({"events":[],"next":)") != std::string::npos);
+  stopping.join();
+}
+
+}  // namespace
+}  // namespace postbus::test
