@@ -1,10 +1,8 @@
 // Builds the page (src → dist, which the binary embeds) and the npm client (client/postbus.ts → client/dist).
 //   node build.mjs            both
 //   node build.mjs --client   the client alone
-//   node build.mjs --check    fails when dist is not what src builds to
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, cpSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, rmSync, cpSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -28,23 +26,5 @@ async function buildPage(folder) {
   for (const name of ['index.html', 'favicon.svg']) cpSync(at('src', name), join(folder, name));
 }
 
-function differences(a, b) {
-  const names = new Set([...readdirSync(a), ...readdirSync(b)]);
-  const read = (folder, name) => { try { return readFileSync(join(folder, name), 'utf8'); } catch { return undefined; } };
-  return [...names].filter((name) => read(a, name) !== read(b, name));
-}
-
-const mode = process.argv[2];
-if (mode === '--check') {
-  const fresh = mkdtempSync(join(tmpdir(), 'postbus-page-'));
-  await buildPage(fresh);
-  const stale = differences(at('dist'), fresh);
-  rmSync(fresh, { recursive: true });
-  if (stale.length > 0) {
-    console.error(`web/dist is not what web/src builds to (${stale.join(', ')}): run "npm run build" in web/ and commit the result`);
-    process.exit(1);
-  }
-} else {
-  await buildClient();
-  if (mode !== '--client') await buildPage(at('dist'));
-}
+await buildClient();
+if (process.argv[2] !== '--client') await buildPage(at('dist'));
