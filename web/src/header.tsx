@@ -19,7 +19,7 @@ function Connection() {
   const state = connection.value;
   const ready = status.value?.ready ?? true;
   if (state.name === 'open' && trouble.value) return <span class="pill amber" title={trouble.value}>live, status late</span>;
-  if (state.name === 'open' && !ready) return <span class="pill amber" title="the gateway has lost its database and is trying again">gateway without database</span>;
+  if (state.name === 'open' && !ready) return <span class="pill amber" title={status.value?.problem}>gateway without database</span>;
   if (state.name === 'open') return <span class="pill green">live</span>;
   if (state.name === 'waiting') return <span class="pill amber"><Waiting delay={state.delay} /></span>;
   if (state.name === 'closed') return <span class="pill red">refused ({state.code})</span>;

@@ -25,7 +25,7 @@ function Cell({ row, column, digits, first }: { row: LiveRow; column: string; di
 
 function Waiting() {
   const now = status.value;
-  if (!now || now.watched.length > 0) return <p class="empty">Rows appear here as they change.</p>;
+  if (!now?.watched || now.watched.length > 0) return <p class="empty">Rows appear here as they change.</p>;
   return (
     <div class="empty">
       <p>No table is watched yet. In psql:</p>

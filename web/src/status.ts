@@ -5,14 +5,17 @@ import { authorised, token, tokenWanted } from './access';
 export interface ChannelStatus { name: string; listeners: number; events: number; last: string | null }
 export interface Watched { table: string; notify: string | null; columns: string[] | null }
 
+/** What the database's side says (tier, lag, slot, watched tables) is left out while it has never been reached. */
 export interface Status {
   version: string;
-  schema_version: number;
-  tier: { name: string; reason?: string | null; fix?: string | null };
+  schema_version?: number;
+  tier?: { name: string; reason?: string | null; fix?: string | null };
   ready: boolean;
+  /** Why it is not ready. */
+  problem?: string;
   epoch: string;
   head: string;
-  lag_ms: number;
+  lag_ms?: number;
   slot?: { name: string; retained_bytes: number } | null;
   sockets: number;
   subscriptions: number;
@@ -23,7 +26,7 @@ export interface Status {
   channels: ChannelStatus[];
   listening: number;
   history_bytes: number;
-  watched: Watched[];
+  watched?: Watched[];
   demo: boolean;
 }
 

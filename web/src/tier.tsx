@@ -8,8 +8,8 @@ export function Tier() {
   const now = status.value;
   if (limited.value) return <section class="tier lower"><p>This token may listen, but the gateway's figures need one with <code>admin = true</code>.</p></section>;
   if (!now) return null;
-  const { name, reason, fix } = now.tier;
-  const full = !fix && !reason;
+  const { name, reason, fix } = now.tier ?? { name: 'nothing yet', reason: 'The database has not been reached.' };
+  const full = !fix && !reason && !now.problem;
   return (
     <section class={full ? 'tier' : 'tier lower'} aria-label="database">
       <dl>
@@ -19,7 +19,8 @@ export function Tier() {
         <div><dt>head</dt><dd class="mono" title={now.head}>{shortPosition(now.head)}</dd></div>
         <div><dt>history in memory</dt><dd>{bytes(now.history_bytes)}</dd></div>
       </dl>
-      {!full && <p>{reason}{fix && <> To mend it: <code>{fix}</code></>}</p>}
+      {now.problem && <p>Not ready: {now.problem}</p>}
+      {reason && <p>{reason}{fix && <> To mend it: <code>{fix}</code></>}</p>}
     </section>
   );
 }

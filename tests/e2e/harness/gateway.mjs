@@ -150,7 +150,8 @@ export class Stream {
       else if (field === 'data') event.data.push(value);
       else event[field] = value;
     }
-    if (event.data.length > 0 || event.id !== undefined) this.events.push({ ...event, data: event.data.join('\n') });
+    if (event.id !== undefined) this.position = event.id;
+    if (event.data.length > 0) this.events.push({ ...event, data: event.data.join('\n') });
     if (event.retry !== undefined) this.retry = Number(event.retry);
   }
 
