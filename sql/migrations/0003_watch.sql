@@ -68,7 +68,9 @@ as $$
   union all
   select shown || ' is a system table', 'watch a table of your own'
     from me where oid < 16384 or relnamespace in ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
-      or relnamespace = 'postbus'::regnamespace
+  union all
+  select shown || ' stands in the schema postbus, which is Postbus''s own', format('alter table %s set schema public', shown)
+    from me where relnamespace = 'postbus'::regnamespace
   union all
   select format('%s is %s, its changes are not in the WAL', shown, case relpersistence when 't' then 'temporary' else 'unlogged' end),
          case relpersistence when 't' then 'watch a permanent table' else format('alter table %s set logged', shown) end

@@ -240,7 +240,7 @@ result<std::string> data_folder::password() {
   if (cluster_major())
     return error{errc::not_found,
                  fmt::format("the file '{}' with the database's password is missing or damaged: put it back, or stop here and set a new "
-                             "one of 64 letters with PostgreSQL's single-user mode (alter role postbus password '…')",
+                             "one of 64 letters with PostgreSQL's single-user mode (alter role postgres password '…')",
                              file.string())};
   unsigned char random[32];
   if (::getrandom(random, sizeof random, 0) != sizeof random) return file_error("the system gave no random bytes", errno);

@@ -41,7 +41,7 @@ result<attachment> read_attachment(const std::filesystem::path& folder);
 /**
  * The folder of one embedded server, locked by one process at a time. Layout:
  *   postbus.lock   locked (F_OFD_SETLK) while in use; holds the pid; marks the folder as ours
- *   password       of the database role `postbus`, mode 0600
+ *   password       of the database role `postgres`, mode 0600
  *   port           the TCP port and socket number, kept over restarts
  *   attach.json    while serve runs, mode 0600 (it holds the password)
  *   postgres/      the cluster; postgres.new/ while initdb works

@@ -226,7 +226,7 @@ result<> embedded_server::impl::create_cluster() {
   if (::mkdir(fresh.c_str(), 0700) != 0 || (user && ::lchown(fresh.c_str(), user->uid, user->gid) != 0))
     return error{errc::io, fmt::format("could not create '{}'", fresh.string()), std::strerror(errno)};
   log::info("postgres", "creating a PostgreSQL {} cluster in {}", binaries.major, folder.path().string());
-  std::vector<std::string> arguments{(binaries.folder / "initdb").string(), "--pgdata=" + fresh.string(), "--username=postbus",
+  std::vector<std::string> arguments{(binaries.folder / "initdb").string(), "--pgdata=" + fresh.string(), "--username=postgres",
                                      "--pwfile=/proc/self/fd/3", "--auth=scram-sha-256", "--encoding=UTF8"};
   // Comparison by code point everywhere: the same order on every system, and no index breaks when glibc is upgraded.
   if (binaries.major >= 17) {
@@ -264,11 +264,12 @@ result<> embedded_server::impl::configure() {
   return written;
 }
 
+// The role is not called postbus: with the default search_path ("$user", public) its tables would go to the schema postbus.
 /** The database of our own, so that `postgres` stays for administration. */
 result<> embedded_server::impl::create_database() {
   const auto sockets = folder.sockets().string(), number = fmt::format("{}", port);
   const char* keys[] = {"host", "port", "user", "password", "dbname", "connect_timeout", nullptr};
-  const char* values[] = {sockets.c_str(), number.c_str(), "postbus", password.c_str(), "postgres", "10", nullptr};
+  const char* values[] = {sockets.c_str(), number.c_str(), "postgres", password.c_str(), "postgres", "10", nullptr};
   PGconn* session = ::PQconnectdbParams(keys, values, 0);
   result<> outcome;
   if (::PQstatus(session) != CONNECTION_OK) {
@@ -438,7 +439,7 @@ result<embedded_server> embedded_server::start(embedded_options options) {
   std::string host;
   for (const char c : running.folder.sockets().string())
     host += std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.' ? std::string{c} : fmt::format("%{:02X}", static_cast<unsigned char>(c));
-  running.url = fmt::format("postgresql://postbus:{}@{}:{}/postbus", running.password, host, running.port);
+  running.url = fmt::format("postgresql://postgres:{}@{}:{}/postbus", running.password, host, running.port);
   log::info("postgres", "PostgreSQL {} runs in {} on 127.0.0.1:{}", running.binaries.major, running.folder.path().string(), running.port);
   return server;
 }

@@ -226,7 +226,7 @@ TEST(connection, gives_up_on_a_server_that_does_not_answer_the_handshake) {
   testing_support::proxy network{loop.get_executor(), cluster::shared().server().port()};
   run(loop, [](std::uint16_t port, testing_support::proxy& p) -> asio::awaitable<void> {
     auto& server = cluster::shared().server();
-    const auto url = fmt::format("postgresql://postbus:{}@127.0.0.1:{}/postbus", server.password(), port);
+    const auto url = fmt::format("postgresql://postgres:{}@127.0.0.1:{}/postbus", server.password(), port);
     const auto through = co_await connection::open({.conninfo = url});
     EXPECT_TRUE(through);
     p.freeze_new();

@@ -39,8 +39,8 @@ TEST(embedded_server, is_set_up_for_replication_and_kept_private) {
   ASSERT_EQ(::stat(here.server().sockets().c_str(), &found), 0);
   EXPECT_EQ(found.st_mode & 07777, 0700U);
   // TCP on the loopback with the password, and not without it.
-  EXPECT_EQ(session{here.url_as("postbus", here.server().password(), "postbus")}.psql("select 1"), "1");
-  EXPECT_THROW(session{here.url_as("postbus", "wrong", "postbus")}, std::runtime_error);
+  EXPECT_EQ(session{here.url_as("postgres", here.server().password(), "postbus")}.psql("select 1"), "1");
+  EXPECT_THROW(session{here.url_as("postgres", "wrong", "postbus")}, std::runtime_error);
 }
 
 TEST(embedded_server, does_not_show_its_password_to_other_users) {

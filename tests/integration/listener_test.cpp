@@ -69,7 +69,7 @@ struct listening {
   }
 
   std::string through_network() const {
-    return fmt::format("postgresql://postbus:{}@127.0.0.1:{}/postbus", cluster::shared().server().password(), network.port());
+    return fmt::format("postgresql://postgres:{}@127.0.0.1:{}/postbus", cluster::shared().server().password(), network.port());
   }
 
   asio::io_context loop;

@@ -56,7 +56,7 @@ std::string dump(const database& db) {
         from (select p.oid::regprocedure::text o, p.proacl acl from pg_proc p, s where p.pronamespace = s.oid
               union all select c.oid::regclass::text, c.relacl from pg_class c, s where c.relnamespace = s.oid
               union all select 'schema postbus', n.nspacl from pg_namespace n, s where n.oid = s.oid) x, aclexplode(x.acl) a
-        left join pg_roles r on r.oid = a.grantee where r.rolname is distinct from 'postbus' group by 1, 2) g
+        left join pg_roles r on r.oid = a.grantee where r.rolname is distinct from current_user group by 1, 2) g
     ) all_of_it order by k, n collate "C")");
 }
 

@@ -164,6 +164,16 @@ refusal session::refused(std::string_view sql) {
   return wrong;
 }
 
+std::string session::notifications() {
+  psql("select 1");  // what was committed before this statement is delivered with its answer
+  std::string all;
+  while (PGnotify* one = ::PQnotifies(static_cast<PGconn*>(connection_))) {
+    all += fmt::format("{} {}\n", one->relname, one->extra);
+    ::PQfreemem(one);
+  }
+  return all;
+}
+
 std::string session::notices() { return std::exchange(notices_, {}); }
 
 }  // namespace postbus::testing_support

@@ -109,6 +109,8 @@ public:
   std::string psql(std::string_view sql);
   /** As psql, and says how it was refused. */
   refusal refused(std::string_view sql);
+  /** What was notified on channels this session listens on, "channel payload", one a line; asks the server first. */
+  std::string notifications();
   /** Text of the warnings and notices since the last call, one a line. */
   std::string notices();
 
