@@ -8,8 +8,7 @@
 //    middle of one), they are copied into the next batch first; at most `publish_bytes` and a frame are ever copied.
 //
 // A message under our prefix may come from anyone who may call pg_logical_emit_message. What postbus.post could not have
-// made (a reserved or malformed channel, text that is not UTF-8, json that is not JSON, too much of it, or outside of a
-// transaction) is dropped and counted; anything else cannot be told from a post.
+// made (a reserved or malformed channel, text that is not UTF-8, json that is not JSON, or outside of a transaction) is dropped and counted; anything else cannot be told from a post.
 
 
 #include "changes/assembler.hpp"
@@ -132,7 +131,6 @@ void assembler::take_message(const pgoutput::message& m) {
     if (!bus::check_post_channel(channel)) return drop(metrics::counter::dropped_channel, "its channel is reserved or malformed");
     checked_channel_ = channel;
   }
-  if (m.content.size() > limits_.message_bytes) return drop(metrics::counter::dropped_size, "it is too large");
   if (!is_utf8(m.content) || (json && !is_json(m.content)))
     return drop(metrics::counter::dropped_content, "it is no UTF-8 text, or no JSON");
   const auto form = json ? bus::payload_form::json : bus::payload_form::text;

@@ -24,7 +24,6 @@ public:
   struct limits {
     std::size_t publish_bytes = 1u << 20;
     std::size_t transaction_bytes = 256u << 20;
-    std::size_t message_bytes = 16u << 20;  ///< larger messages were not made by postbus.post and are dropped
   };
   /** What the caller must do before the next frame. */
   enum class want {

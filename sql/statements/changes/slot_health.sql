@@ -1,0 +1,5 @@
+-- $1 slot. What the slot costs the server.
+select greatest(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), s.restart_lsn), 0)::bigint as retained_bytes,
+       coalesce(age(s.catalog_xmin), 0) as xmin_age
+from pg_replication_slots s
+where s.slot_name = $1

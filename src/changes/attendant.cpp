@@ -1,0 +1,116 @@
+#include "changes/attendant.hpp"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <charconv>
+#include <random>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "embedded_sql.hpp"
+#include "postgres/backoff.hpp"
+
+namespace postbus::changes {
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+using postgres::parameter;
+
+constexpr auto statement_deadline = 5s;
+
+std::int64_t number(std::string_view text) {
+  std::int64_t value{};
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+}  // namespace
+
+attendant::attendant(asio::any_io_executor executor, settings given)
+    : settings_{std::move(given)}, policy_{settings_.flush}, timer_{std::move(executor)} {}
+
+void attendant::stop() {
+  stopped_ = true;
+  timer_.cancel();
+}
+
+void attendant::slot(std::string name) {
+  slot_ = std::move(name);
+  next_health_ = {};
+  timer_.cancel();
+}
+
+void attendant::arrived(steady::duration after, bool caught_up) {
+  if (settings_.poke && !poke_refused_ && policy_.arrived(steady::now(), after, caught_up)) timer_.cancel();
+}
+
+asio::awaitable<void> attendant::sleep_until(steady::time_point until) {
+  timer_.expires_at(until);
+  co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+}
+
+asio::awaitable<void> attendant::run() {
+  postgres::backoff retry{std::random_device{}()};
+  while (!stopped_) {
+    // The session is held only while there is a slot to look after.
+    while (!stopped_ && slot_.empty()) co_await sleep_until(steady::time_point::max());
+    if (stopped_) break;
+    postgres::connect_options options;
+    options.conninfo = settings_.conninfo;
+    options.application_name = "postbus attendant";
+    options.session_options = "-c synchronous_commit=local";  // a standby's confirmation is not waited for
+    auto session = co_await postgres::connection::open(std::move(options));
+    if (session) {
+      retry.succeeded();
+      const auto ended = co_await attend(*session);
+      if (stopped_ || ended) continue;
+      log::debug("changes", "the attendant's session ended: {}", ended.error().text);
+    }
+    if (!stopped_) co_await sleep_until(steady::now() + retry.next());
+  }
+}
+
+/** Succeeds when there is no slot any more; fails with the session. */
+asio::awaitable<result<>> attendant::attend(postgres::connection& session) {
+  while (!stopped_ && !slot_.empty()) {
+    const auto now = steady::now();
+    if (now >= next_health_) {
+      next_health_ = now + settings_.health_every;
+      auto measured = co_await measure(session);
+      if (!measured) co_return measured;
+    } else if (policy_.polling() && now >= policy_.next()) {
+      auto poked = co_await poke(session);
+      if (!poked) co_return poked;
+    } else {
+      co_await sleep_until(policy_.polling() ? std::min(policy_.next(), next_health_) : next_health_);
+    }
+  }
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> attendant::poke(postgres::connection& session) {
+  auto poked = co_await session.query(embedded_sql::find("statements/changes/flush_poke.sql"), {}, statement_deadline);
+  const bool found = poked && poked->size() > 0;
+  policy_.polled(steady::now(), found);
+  if (found) metrics::add(metrics::counter::flush_pokes);
+  if (poked) co_return result<>{};
+  if (poked.error().code != errc::database) co_return poked.error();
+  if (!std::exchange(poke_refused_, true))
+    log::warning("changes", "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that hurries them ({})",
+                 poked.error().detail);
+  while (policy_.polling()) policy_.polled(steady::time_point::max(), false);
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
+  const parameter parameters[] = {slot_};
+  auto health = co_await session.query(embedded_sql::find("statements/changes/slot_health.sql"), parameters, statement_deadline);
+  if (!health) co_return health.error().code == errc::database ? result<>{} : result<>{health.error()};
+  metrics::set(metrics::gauge::retained_wal_bytes, health->size() > 0 ? number(health->text(0, 0)) : 0);
+  metrics::set(metrics::gauge::oldest_xmin_age, health->size() > 0 ? number(health->text(0, 1)) : 0);
+  co_return result<>{};
+}
+
+}  // namespace postbus::changes

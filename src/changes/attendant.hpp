@@ -1,0 +1,50 @@
+#pragma once
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <string>
+
+#include "changes/flush_policy.hpp"
+#include "postgres/connection.hpp"
+
+namespace postbus::changes {
+
+/**
+ * What runs beside the stream on an ordinary session: it makes asynchronous commits reach the disk soon while somebody
+ * waits for them (flush_policy), and measures now and then what the slot costs the server. Its executor only.
+ */
+class attendant {
+public:
+  struct settings {
+    std::string conninfo;
+    flush_policy::timing flush{};
+    steady::duration health_every{std::chrono::seconds{10}};
+    bool poke{true};  ///< false: never poll for unflushed WAL
+  };
+  attendant(boost::asio::any_io_executor executor, settings given);
+
+  /** Runs until `stop`. */
+  boost::asio::awaitable<void> run();
+  void stop();
+
+  /** The slot to look after; empty while there is none. */
+  void slot(std::string name);
+  /** A commit was read; see flush_policy::arrived. */
+  void arrived(steady::duration after, bool caught_up);
+
+private:
+  boost::asio::awaitable<result<>> attend(postgres::connection& session);
+  boost::asio::awaitable<result<>> poke(postgres::connection& session);
+  boost::asio::awaitable<result<>> measure(postgres::connection& session);
+  boost::asio::awaitable<void> sleep_until(steady::time_point until);
+
+  settings settings_;
+  flush_policy policy_;
+  std::string slot_;
+  boost::asio::steady_timer timer_;
+  steady::time_point next_health_{};
+  bool poke_refused_{};
+  bool stopped_{};
+};
+
+}  // namespace postbus::changes
