@@ -84,12 +84,12 @@ result<assembler::want> assembler::take_data(const pgoutput::xlog_data& data) {
 void assembler::begin(const pgoutput::begin& b, unix_micros sent) {
   // Live transaction ids lie within 2^31 of each other.
   wide_xid_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(b.xid - static_cast<std::uint32_t>(wide_xid_))));
-  now_ = {wide_xid_, b.commit_time};
   last_ = {b.commit_time, sent};
   open_ = true;
   dropping_ = false;
   first_ = batch_->events().size();
   bytes_before_ = batch_->bytes();
+  now_ = {wide_xid_, b.commit_time, first_};
 }
 
 result<assembler::want> assembler::commit(const pgoutput::commit& c) {
@@ -151,7 +151,7 @@ std::shared_ptr<bus::batch> assembler::committed() {
   auto out = std::exchange(batch_, std::make_shared<bus::batch>());
   for (const auto* const e : out->events().subspan(ready)) batch_->add(e->channel, e->kind, e->form, e->payload, e->at, e->time);
   out->keep_first(ready);
-  first_ = 0;
+  first_ = now_.first_event = 0;
   bytes_before_ = 0;
   return out;
 }

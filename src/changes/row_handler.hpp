@@ -15,6 +15,7 @@ namespace postbus::changes {
 struct transaction {
   std::uint64_t xid{};  ///< wide: the epoch of the 32-bit xid is filled in
   unix_micros time{};   ///< of its commit
+  std::size_t first_event{};  ///< where its events begin in the batch
 };
 
 /**

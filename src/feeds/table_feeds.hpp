@@ -1,0 +1,77 @@
+#pragma once
+#include <boost/unordered/unordered_flat_map.hpp>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "changes/row_handler.hpp"
+#include "feeds/catalog.hpp"
+#include "feeds/value_type.hpp"
+
+namespace postbus::feeds {
+
+class mirror;
+
+/**
+ * Turns rows of watched tables into events of their channels (`table:SCHEMA.TABLE`): each change's JSON is written once,
+ * into the batch that the hub will share among all listeners. Given to changes::reader as its row handler.
+ *
+ * Thread: the reader's, except where said. `m` may be null (no mirror) and must outlive it.
+ */
+class table_feeds : public changes::row_handler {
+public:
+  explicit table_feeds(std::unique_ptr<catalog> from, mirror* m = nullptr);
+  ~table_feeds() override;
+
+  void started(int server_version) override;
+  void relation(const postgres::pgoutput::relation& r) override;
+  void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
+  void update(const changes::transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
+  void delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
+  void truncate(const changes::transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) override;
+  void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
+  bool wants_to_resolve() const override { return stale_ || !unknown_types_.empty(); }
+  boost::asio::awaitable<result<>> resolve() override;
+  void committed(std::span<bus::event* const> events) override;
+  void abandoned() override;
+
+  /**
+   * The feed's channel for `table` ("orders" is public.orders) if it was watched when the stream last told; any thread.
+   * nullopt is no proof: ask find_feed then.
+   */
+  std::optional<std::string> channel_of(std::string_view table) const;
+  /** The watched tables as the stream last told; any thread. */
+  std::vector<watched_table> watched() const;
+
+private:
+  struct column;
+  struct table;
+  struct pending;
+  table* find(std::uint32_t relation);
+  void apply_options(table& t);
+  void append_row(const table& t, const postgres::pgoutput::tuple& row, const postgres::pgoutput::tuple* old, bool key_only);
+  void append_key(std::string& out, const table& t, const postgres::pgoutput::tuple& row) const;
+  void open(const table& t, std::string_view action);
+  void close(table& t, bus::kind k, const changes::transaction& in, const postgres::pgoutput::tuple* key_from, bus::batch& out);
+
+  std::unique_ptr<catalog> catalog_;
+  mirror* mirror_;
+  type_table types_;
+  boost::unordered_flat_map<std::uint32_t, std::unique_ptr<table>> tables_;  ///< by relation id of the stream
+  std::vector<oid> unknown_types_;
+  bool stale_{true};          ///< the list of watched tables must be read anew
+  std::uint64_t stale_xid_{};  ///< as seen by this transaction; 0: now
+  std::string json_;           ///< the payload in the making
+  std::string left_out_;       ///< names of its unchanged columns
+  std::size_t data_at_{}, data_end_{};  ///< of the value of "data" in it
+  std::vector<pending> pending_;  ///< mirrored events of the open transaction
+
+  mutable std::mutex guard_;  // of watched_
+  std::vector<watched_table> watched_;
+};
+
+}  // namespace postbus::feeds
