@@ -1,0 +1,95 @@
+#pragma once
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include <fmt/format.h>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bus/hub.hpp"
+#include "changes/reader.hpp"
+#include "feeds/mirror.hpp"
+#include "feeds/table_feeds.hpp"
+#include "support/cluster.hpp"
+#include "support/coroutine.hpp"
+#include "support/proxy.hpp"
+
+namespace postbus::testing_support {
+
+/** A reader of one database with feeds and mirror, and the hub it fills, on one loop that runs while something is awaited. */
+class change_rig {
+public:
+  using adjustment = std::function<void(changes::reader_options&)>;
+  explicit change_rig(const database& db, const adjustment& adjust = {}, bus::hub_limits limits = {})
+      : network{loop.get_executor(), db.on().server().port()}, hub{limits} {
+    changes::reader_options options;
+    options.conninfo = options.conninfo_direct = db.url();
+    options.retry = {.first = std::chrono::milliseconds{20}, .most = std::chrono::milliseconds{200}};
+    direct_through_network = fmt::format("postgresql://postbus:{}@127.0.0.1:{}/{}", db.on().server().password(), network.port(), db.name());
+    if (adjust) adjust(options);
+    if (options.conninfo_direct.empty()) options.conninfo_direct = direct_through_network;
+    mirror = std::make_unique<feeds::mirror>(loop.get_executor(), feeds::mirror::settings{.conninfo = options.conninfo}, hub);
+    feeds = std::make_unique<feeds::table_feeds>(std::make_unique<feeds::database_catalog>(options.conninfo), mirror.get());
+    reader = std::make_unique<changes::reader>(loop.get_executor(), std::move(options), hub, feeds.get());
+  }
+  ~change_rig() { stop(); }
+
+  /** Starts everything and returns when it streams. */
+  void start() {
+    for (auto* work : {&running_[0], &running_[1], &running_[2]}) *work = true;
+    const auto spawn = [this](boost::asio::awaitable<void> work, bool& flag) {
+      boost::asio::co_spawn(loop, std::move(work), [&flag](std::exception_ptr thrown) {
+        flag = false;
+        if (thrown) std::rethrow_exception(thrown);
+      });
+    };
+    spawn(reader->run(), running_[0]);
+    spawn(reader->beside(), running_[1]);
+    spawn(mirror->run(), running_[2]);
+    wait([this] { return reader->status().ready(); });
+    begun_ = hub.head();
+  }
+  void stop() {
+    if (!running_[0] && !running_[1] && !running_[2]) return;
+    reader->stop();
+    mirror->stop();
+    wait([this] { return !running_[0] && !running_[1] && !running_[2]; });
+  }
+  /** Runs the loop until `holds()`. */
+  void wait(std::function<bool()> holds) { run(loop, until(std::move(holds))); }
+
+  /** What a listener of `channel` that resumes from the start is given: gaps and resets too. */
+  std::vector<bus::event_ref> events(std::string_view channel) const { return hub.history(channel, begun_, SIZE_MAX).events; }
+  /** Waits for `count` events on `channel` and returns their payloads. */
+  std::vector<std::string> payloads(const std::string& channel, std::size_t count) {
+    wait([&] { return events(channel).size() >= count; });
+    std::vector<std::string> all;
+    for (const auto& e : events(channel)) all.emplace_back(e->payload);
+    return all;
+  }
+  /** Returns when everything that is committed now has been published. */
+  void catch_up(const database& db) {
+    const auto at = bus::parse_position(db.psql("select pg_logical_emit_message(true, 'other', ''); select postbus.position()")).value();
+    wait([&] { return hub.head() >= at; });
+  }
+
+  boost::asio::io_context loop;
+  proxy network;  ///< in front of the server; the direct sessions go through it where `adjust` clears conninfo_direct
+  bus::hub hub;
+  std::unique_ptr<feeds::mirror> mirror;
+  std::unique_ptr<feeds::table_feeds> feeds;
+  std::unique_ptr<changes::reader> reader;
+
+private:
+  std::string direct_through_network;
+  bus::position begun_{};
+  bool running_[3]{};
+};
+
+}  // namespace postbus::testing_support
