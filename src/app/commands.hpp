@@ -12,6 +12,7 @@ namespace postbus::app {
 
 struct setup_options {
   bool print{};        ///< show the SQL instead of running it
+  bool allow_breaking{};  ///< also take steps that programs of the version before do not survive
   bool revoke_emit{};  ///< also take pg_logical_emit_message from PUBLIC
 };
 int setup(const targets& at, const setup_options& options);

@@ -4,38 +4,33 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
-#include <cstdlib>
 #include <exception>
 #include <optional>
 
 #include "embedded_sql.hpp"
-#include "postgres/server_error.hpp"
-#include "version.hpp"
+#include "postgres/migrations.hpp"
 
 namespace postbus::app {
 namespace asio = boost::asio;
 namespace {
 
-template <class T>
-asio::awaitable<void> keep(asio::awaitable<T> work, std::optional<T>& into) {
-  auto value = co_await std::move(work);
-  into.emplace(std::move(value));
-}
-
 /** Runs the loop until the coroutine has ended. Nothing else lives on it. */
-template <class T>
-T wait_for(asio::io_context& loop, asio::awaitable<T> work) {
-  std::optional<T> out;
+void run_to_end(asio::io_context& loop, asio::awaitable<void> work) {
   std::exception_ptr failure;
   bool done = false;
-  asio::co_spawn(loop, keep(std::move(work), out), [&](std::exception_ptr thrown) {
+  asio::co_spawn(loop, std::move(work), [&](std::exception_ptr thrown) {
     failure = thrown;
     done = true;
   });
   loop.restart();
   while (!done) loop.run_one();
   if (failure) std::rethrow_exception(failure);
-  return std::move(*out);
+}
+
+asio::awaitable<void> connect(const std::string& conninfo, std::optional<result<postgres::connection>>& into) {
+  postgres::connect_options options{.conninfo = conninfo};
+  auto opened = co_await postgres::connection::open(std::move(options));
+  into.emplace(std::move(opened));
 }
 
 }  // namespace
@@ -52,31 +47,27 @@ database_session::~database_session() = default;
 
 result<database_session> database_session::open(const std::string& conninfo) {
   auto made = std::make_unique<impl>();
-  auto opened = wait_for(made->loop, postgres::connection::open({.conninfo = conninfo}));
-  if (!opened) return opened.error();
-  made->connection.emplace(std::move(*opened));
+  std::optional<result<postgres::connection>> opened;
+  run_to_end(made->loop, connect(conninfo, opened));
+  if (!*opened) return opened->error();
+  made->connection.emplace(std::move(**opened));
   return database_session{std::move(made)};
 }
 
 result<database_session> database_session::open_checked(const std::string& conninfo) {
   auto made = open(conninfo);
   if (!made) return made;
-  auto& session = *made;
-  const auto found = session.run("statements/cli/schema_version.sql");
-  const bool missing = !found && (postgres::sqlstate(found.error()) == "42P01" || postgres::sqlstate(found.error()) == "3F000");
-  if (missing || (found && found->size() == 0))
-    return error{errc::unsupported, "the schema `postbus` is not in this database: run `postbus setup` on it, or `postbus serve`, which installs it"};
-  if (!found) return found.error();
-  const std::string installed{found->text(0, 0)};
-  if (installed != std::to_string(schema_version))
-    return error{errc::unsupported,
-                 fmt::format("the database has version {} of the schema and this program (postbus {}) works with version {}: {}", installed, version, schema_version,
-                             std::atoi(installed.c_str()) < schema_version ? "run `postbus setup` to upgrade it" : "use a newer postbus")};
+  const auto state = made->await<result<postgres::schema_state>>([](postgres::connection& on) { return postgres::read_schema(on, patience); });
+  if (!state) return state.error();
+  if (const auto fits = postgres::check_schema(*state); !fits) return fits.error();
   return made;
 }
 
+postgres::connection& database_session::connection() { return *impl_->connection; }
+void database_session::complete(asio::awaitable<void> work) { run_to_end(impl_->loop, std::move(work)); }
+
 result<postgres::rows> database_session::query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline) {
-  return wait_for(impl_->loop, impl_->connection->query(sql, parameters, deadline));
+  return await<result<postgres::rows>>([&](postgres::connection& on) { return on.query(sql, parameters, deadline); });
 }
 
 result<postgres::rows> database_session::run(std::string_view statement, std::span<const postgres::parameter> parameters, steady::duration deadline) {

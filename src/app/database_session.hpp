@@ -1,5 +1,9 @@
 #pragma once
+#include <boost/asio/awaitable.hpp>
+
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,7 +31,22 @@ public:
   result<postgres::rows> run(std::string_view statement, std::span<const postgres::parameter> parameters = {}, steady::duration deadline = patience);
   result<postgres::rows> query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline);
 
+  /** Runs what the room postgres offers as a coroutine. */
+  template <class T>
+  T await(const std::function<boost::asio::awaitable<T>(postgres::connection&)>& work) {
+    std::optional<T> out;
+    complete([](const auto* make, std::optional<T>* into, postgres::connection* on) -> boost::asio::awaitable<void> {
+      auto value = co_await (*make)(*on);
+      into->emplace(std::move(value));
+    }(&work, &out, &connection()));
+    return std::move(*out);
+  }
+
 private:
+  postgres::connection& connection();
+  /** Runs the loop until `work` has ended; throws what it threw. */
+  void complete(boost::asio::awaitable<void> work);
+
   struct impl;
   explicit database_session(std::unique_ptr<impl> made);
   std::unique_ptr<impl> impl_;

@@ -21,7 +21,8 @@ exit_code status_of(errc code) {
 
 exit_code tell(const error& why) {
   const auto code = tell(status_of(why.code), why.text);
-  if (!why.detail.empty()) fmt::print(stderr, "  {}\n", why.detail);
+  // What Postbus's own SQL says (SQLSTATE PB…) stands in the text already.
+  if (!why.detail.empty() && !why.detail.starts_with("[PB")) fmt::print(stderr, "  {}\n", why.detail);
   return code;
 }
 

@@ -5,6 +5,7 @@
 #include "app/commands.hpp"
 #include "app/database_session.hpp"
 #include "app/terminal.hpp"
+#include "postgres/server_error.hpp"
 
 namespace postbus::app {
 namespace {
@@ -20,6 +21,8 @@ int for_each_table(const targets& at, const std::vector<std::string>& tables, st
     std::vector<postgres::parameter> parameters{table};
     parameters.insert(parameters.end(), rest.begin(), rest.end());
     const auto done = session->run(statement, parameters);
+    if (!done && postgres::sqlstate(done.error()) == "42P01")
+      return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders", visible(table)));
     if (!done) return tell(error{done.error().code, fmt::format("{}: {}", table, done.error().text), done.error().detail});
     fmt::print(stderr, "{} {}\n", said, visible(table));
   }
@@ -69,9 +72,11 @@ int watched(const targets& at, const watched_options& options) {
     return exit_ok;
   }
   const terminal on{stdout};
-  table out{{{"table"}, {"channel"}, {"columns"}, {"mirrored to"}}};
-  for (std::size_t row = 0; row < rows->size(); ++row)
-    out.add({{std::string{rows->text(row, 0)}, style::name}, {std::string{rows->text(row, 1)}}, {std::string{rows->text(row, 2)}}, {std::string{rows->text(row, 3)}}});
+  table out{{{"table"}, {"channel"}, {"columns"}, {"mirrored to"}, {"state"}}};
+  for (std::size_t row = 0; row < rows->size(); ++row) {
+    const auto text = [&](std::size_t column) { return std::string{rows->text(row, column)}; };
+    out.add({{text(0), style::name}, {text(1)}, {text(2)}, {text(3)}, {text(4), text(4) == "live" ? style::good : style::warn}});
+  }
   fmt::print("{}", out.text(on));
   return exit_ok;
 }

@@ -48,6 +48,7 @@ constexpr std::size_t remembered_output = 8192;
 
 /** What a cluster of ours is set to; ALTER SYSTEM overrides. */
 constexpr std::pair<const char*, const char*> own_settings[] = {
+    {"search_path", "public"},  // the role is named postbus: the default's "$user" would put its tables into our schema
     {"wal_level", "logical"},
     {"max_slot_wal_keep_size", "1GB"},  // a slot left behind can never fill the disk
     {"max_replication_slots", "16"},

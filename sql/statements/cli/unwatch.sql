@@ -1,0 +1,1 @@
+select postbus.unwatch($1::regclass)
