@@ -12,7 +12,8 @@
 // The part from "table" to the end of `data` is what the mirror sends to a plain channel, braces around it.
 //
 // Options follow the stream: postbus.watch writes the message postbus:watched into its transaction, and the list is
-// read anew when that message comes, as seen with that transaction visible. A relation that is published and not in
+// read anew when that message comes, as seen with that transaction visible: a change is never shown under older options
+// than those at its place in the stream, but may be under newer ones when the reader is behind. A relation that is published and not in
 // the list (unwatched meanwhile, or published by hand) has no feed.
 #include "feeds/table_feeds.hpp"
 

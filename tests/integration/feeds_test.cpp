@@ -1,0 +1,316 @@
+// From a row's change to its feed: what the JSON holds under every replica identity, for every type, through DDL.
+#include "feeds/table_feeds.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include <map>
+#include <random>
+
+#include "change_rig.hpp"
+
+namespace postbus::feeds {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing_support::change_rig;
+using testing_support::database;
+using testing_support::session;
+
+/** The payload without its xid, which no test can know. */
+std::string without_xid(const std::string& payload) {
+  const auto at = payload.rfind(",\"xid\":");
+  return payload.substr(0, at) + '}';
+}
+std::vector<std::string> all_without_xid(std::vector<std::string> payloads) {
+  for (auto& p : payloads) p = without_xid(p);
+  return payloads;
+}
+/** The text of "data" in an insert's payload. */
+std::string data_of(const std::string& payload) {
+  const auto from = payload.find("\"data\":") + 7;
+  return payload.substr(from, payload.rfind(",\"xid\":") - from);
+}
+
+TEST(feeds, carry_insert_update_delete_and_truncate) {
+  database db;
+  db.psql("create table orders(id serial primary key, email text, total bigint); select postbus.watch('orders')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("insert into orders(email, total) values ('a@b.c', 5)");
+  db.psql("update orders set total = 6");
+  db.psql("update orders set id = 7");
+  db.psql("delete from orders");
+  db.psql("truncate orders");
+  const auto got = rig.payloads("table:public.orders", 5);
+  EXPECT_THAT(all_without_xid(got),
+              ElementsAre(R"({"schema":"public","table":"orders","action":"INSERT","data":{"id":1,"email":"a@b.c","total":5}})",
+                          R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":1,"email":"a@b.c","total":6}})",
+                          R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":7,"email":"a@b.c","total":6},"old":{"id":1}})",
+                          R"({"schema":"public","table":"orders","action":"DELETE","data":{"id":7}})",
+                          R"({"schema":"public","table":"orders","action":"TRUNCATE","data":null})"));
+  const auto events = rig.events("table:public.orders");
+  EXPECT_EQ(events[0]->kind, bus::kind::insert);
+  EXPECT_EQ(events[1]->kind, bus::kind::update);
+  EXPECT_EQ(events[3]->kind, bus::kind::delete_);
+  EXPECT_EQ(events[4]->kind, bus::kind::truncate);
+  const auto xid = boost::json::parse(got[0]).as_object().at("xid").to_number<std::uint64_t>();
+  EXPECT_GT(xid, 700u);
+}
+
+TEST(feeds, show_old_rows_under_full_identity_and_keys_under_an_index) {
+  database db;
+  db.psql("create table f(id int primary key, st text, n int); alter table f replica identity full; select postbus.watch('f');"
+          "create table i(id int primary key, st text not null, n int); create unique index i_key on i(id, st);"
+          "alter table i replica identity using index i_key; select postbus.watch('i')");
+  change_rig rig{db};
+  rig.start();
+  for (const auto* t : {"f", "i"}) db.psql(fmt::format("insert into {0} values (1, 'new', 1); update {0} set n = 2; update {0} set st = 'done'; delete from {0}", t));
+  const auto f = all_without_xid(rig.payloads("table:public.f", 4));
+  EXPECT_EQ(f[1], R"({"schema":"public","table":"f","action":"UPDATE","data":{"id":1,"st":"new","n":2},"old":{"id":1,"st":"new","n":1}})");
+  EXPECT_EQ(f[3], R"({"schema":"public","table":"f","action":"DELETE","data":{"id":1,"st":"done","n":2}})");
+  const auto i = all_without_xid(rig.payloads("table:public.i", 4));
+  EXPECT_EQ(i[1], R"({"schema":"public","table":"i","action":"UPDATE","data":{"id":1,"st":"new","n":2}})");
+  EXPECT_EQ(i[2], R"({"schema":"public","table":"i","action":"UPDATE","data":{"id":1,"st":"done","n":2},"old":{"id":1,"st":"new"}})");
+  EXPECT_EQ(i[3], R"({"schema":"public","table":"i","action":"DELETE","data":{"id":1,"st":"done"}})");
+}
+
+TEST(feeds, mark_unchanged_columns_and_fill_them_where_the_old_row_is_known) {
+  database db;
+  db.psql("create table t(id int primary key, big text, n int); alter table t alter big set storage external; select postbus.watch('t');"
+          "create table f(id int primary key, big text, n int); alter table f alter big set storage external;"
+          "alter table f replica identity full; select postbus.watch('f')");
+  change_rig rig{db};
+  rig.start();
+  for (const auto* t : {"t", "f"}) db.psql(fmt::format("insert into {0} values (1, repeat('x', 10000), 1); update {0} set n = 2", t));
+  const auto t = all_without_xid(rig.payloads("table:public.t", 2));
+  EXPECT_EQ(t[1], R"({"schema":"public","table":"t","action":"UPDATE","data":{"id":1,"n":2},"unchanged":["big"]})");
+  const auto f = rig.payloads("table:public.f", 2);
+  const auto parsed = boost::json::parse(f[1]).as_object();
+  EXPECT_FALSE(parsed.contains("unchanged"));
+  EXPECT_EQ(parsed.at("data").at("big").as_string().size(), 10'000u);
+}
+
+TEST(feeds, write_values_as_row_to_json_does) {
+  database db;
+  db.psql("create type mood as enum ('sad', 'so \"so\"'); create domain positive as numeric check (value > 0); create domain doc as jsonb;"
+          "create domain moods as mood[]; create type inner_part as (x int, note text, tags text[]);"
+          "create type part as (a inner_part, b inner_part[], m mood, d doc, t timestamptz); create domain a_part as inner_part");
+  db.psql(R"(create table every(id int primary key,
+    b bool, i2 smallint, i8 bigint, n numeric, n2 numeric, f4 real, f8 double precision, f8b float8, f8c float8, f8d float8, m money, o oid, x xid8, r regclass,
+    t text, v varchar(20), c char(5), c1 "char", nm name, by bytea, d date, d2 date, d3 date, ti time, tz timetz,
+    ts timestamp, ts2 timestamp, ts3 timestamp, tstz timestamptz, tstz2 timestamptz, tstz3 timestamptz, iv interval, j json, jb jsonb, jp jsonpath, u uuid, ip inet, cd cidr, mac macaddr,
+    bits bit(5), vb varbit, pt point, bx box, bxs box[], pl polygon, ci circle, ir int4range, mr int4multirange, tsr tstzrange, tv tsvector, tq tsquery, xm xml, lsn pg_lsn,
+    e mood, ea mood[], p positive, dj doc, dm moods, ia int[], ia2 int[], ia3 int[], ta text[], ba bool[], tsa timestamptz[], ja jsonb[], na numeric[], iv2 int2vector, ov oidvector,
+    co part, coa inner_part[], cod a_part, pa positive[], nul text, "odd ""name" int, "ümläut" text, dr daterange[]))");
+  db.psql("select postbus.watch('every')");
+  change_rig rig{db};
+  rig.start();
+  // `every` is filled from random choices among awkward values, printed when they differ.
+  const auto insert = [&](int id) {
+    session writer{db.url()};
+    writer.psql("set timezone = 'UTC'");
+    writer.psql(fmt::format(R"sql(insert into every select {},
+      random() < 0.5, -32768, 9223372036854775807, (array['1.50','NaN','-Infinity','0.000000000000000000001'])[1+random()*3]::numeric, repeat('9',300)::numeric, 1e-20, 'NaN', '-Infinity', 1e300, 0.1+0.2, 12.34, 4294967295, '12345678901', 'pg_class',
+      E'quote " back \\ slash / tab \t nl \n bell \x07 é 🙂', 'v', 'c', 'x', 'n', '\x00ff22', '2026-11-22', 'infinity', '0044-03-15 BC', '12:34:56.789', '12:34:56+05:30',
+      '2026-11-22 01:02:03.004', '-infinity', '0044-03-15 01:02:03 BC', '2026-11-22 01:02:03+05:45', 'infinity', '0044-03-15 01:02:03 BC', '1 year 2 mons -3 days 04:05:06.7', E'{{"a" :  [1, 2.50],\n "b":"x"}}', '{{"a":  [1, 2.50, "\u00e4"]}}', '$.a', gen_random_uuid(), '10.0.0.1/24', '10.0.0.0/8', '08:00:2b:01:02:03',
+      B'10101', B'1', '(1,2.5)', '((1,2),(3,4))', '{{(1,2),(3,4);(5,6),(7,8)}}', '((0,0),(1,1))', '<(1,2),3>', '[1,5)', '{{[1,3),[5,8)}}', '["2026-01-01 00:00:00+00",)', 'a fat cat', 'fat & cat', '<a b="c">d</a>', '16/B374D848',
+      'so "so"', '{{sad,"so \"so\"",NULL}}', 1.5, '[1,{{"x":null}}]', '{{sad}}', '{{}}', '{{1,NULL,3}}', '[0:1][2:3]={{{{1,2}},{{3,4}}}}', E'{{"a b",c,NULL,"NULL","","q\\"uote","back\\\\slash","{{brace}}","com,ma"}}', '{{t,f,NULL}}', '{{"2026-11-22 01:02:03+00",NULL}}', '{{"{{\"k\": \"v\"}}",NULL,"[1, 2]","\"s\""}}', '{{1.10,NaN}}', '1 2 3', '1 2',
+      row(row(1, 'say "hi", (you) \ there', array['x y', null, 'q"'])::inner_part, array[row(2, null, null)::inner_part, null], 'so "so"', '{{"z": [1]}}', '2026-11-22 01:02:03.5+00')::part,
+      array[row(1, '', '{{}}')::inner_part, row(null, null, null)::inner_part], row(5, 'five', null)::inner_part, '{{1,2.5}}', null, 42, 'ß', '{{"[2026-01-01,2026-02-01)"}}')sql", id));
+  };
+  for (int id = 1; id <= 8; ++id) insert(id);
+  const auto got = rig.payloads("table:public.every", 8);
+  session reader{db.url()};
+  reader.psql("set timezone = 'UTC'");
+  for (int id = 1; id <= 8; ++id) {
+    const auto wanted = reader.psql(fmt::format("select row_to_json(whole)::text from every whole where id = {}", id));
+    EXPECT_EQ(data_of(got[static_cast<std::size_t>(id - 1)]), wanted);
+  }
+}
+
+TEST(feeds, built_in_arrays_are_those_of_the_catalog) {
+  database db;
+  const type_table types;
+  session s{db.url()};
+  int known = 0;
+  for (int type = 1; type < 6000; ++type) {
+    const auto* const array = types.find(static_cast<oid>(type));
+    if (!array || array->form != shape::array) continue;
+    ++known;
+    EXPECT_EQ(s.psql(fmt::format("select e.oid::text || e.typdelim::text from pg_type a join pg_type e on e.typarray = a.oid where a.oid = {}", type)),
+              std::to_string(array->element) + array->delimiter)
+        << type;
+  }
+  EXPECT_GT(known, 50);
+}
+
+TEST(feeds, hide_columns_that_watch_was_not_given) {
+  database db;
+  db.psql("create table p(id int primary key, name text, secret text); alter table p replica identity full; select postbus.watch('p', columns => '{id,name}')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("insert into p values (1, 'n', 'hush'); update p set secret = 'hush hush'; delete from p");
+  for (const auto& p : rig.payloads("table:public.p", 3)) {
+    EXPECT_THAT(p, HasSubstr("\"id\":1"));
+    EXPECT_THAT(p, testing::Not(HasSubstr("hush")));
+    EXPECT_THAT(p, testing::Not(HasSubstr("secret")));
+  }
+}
+
+TEST(feeds, follow_watch_and_unwatch) {
+  database db;
+  db.psql("create table w(id int primary key, a text, b text)");
+  change_rig rig{db};
+  rig.start();
+  db.psql("insert into w values (1, 'unseen', '')");
+  db.psql("select postbus.watch('w', columns => '{id,a}')");
+  db.psql("insert into w values (2, 'two', 'hidden')");
+  rig.catch_up(db);
+  db.psql("select postbus.watch('w')");
+  db.psql("insert into w values (3, 'three', 'shown')");
+  db.psql("select postbus.unwatch('w')");
+  db.psql("insert into w values (4, 'unseen', '')");
+  db.psql("begin; select postbus.watch('w'); insert into w values (5, 'five', 'same transaction'); commit");
+  rig.catch_up(db);
+  const auto got = all_without_xid(rig.payloads("table:public.w", 3));
+  EXPECT_THAT(got, ElementsAre(R"({"schema":"public","table":"w","action":"INSERT","data":{"id":2,"a":"two"}})",
+                               R"({"schema":"public","table":"w","action":"INSERT","data":{"id":3,"a":"three","b":"shown"}})",
+                               R"({"schema":"public","table":"w","action":"INSERT","data":{"id":5,"a":"five","b":"same transaction"}})"));
+  EXPECT_EQ(rig.feeds->channel_of("w"), "table:public.w");
+  EXPECT_EQ(rig.feeds->channel_of("public.w"), "table:public.w");
+  EXPECT_EQ(rig.feeds->channel_of("x"), std::nullopt);
+}
+
+TEST(feeds, survive_ddl_partitions_and_wide_rows) {
+  database db;
+  std::string wide = "create table wide(id int primary key";
+  for (int i = 1; i < 1600; ++i) wide += fmt::format(",c{} int", i);
+  db.psql(wide + "); select postbus.watch('wide')");
+  db.psql("create table parts(id int, at date, primary key (id, at)) partition by range (at);"
+          "create table parts_1 partition of parts for values from ('2026-01-01') to ('2026-07-01');"
+          "create table parts_2 partition of parts for values from ('2026-07-01') to ('2027-01-01'); select postbus.watch('parts')");
+  db.psql("create table ddl(id int primary key, a text); select postbus.watch('ddl')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("insert into wide(id, c1599) values (1, 7)");
+  db.psql("insert into parts values (1, '2026-02-01'); update parts set at = '2026-08-01'; truncate parts");
+  db.psql("insert into ddl values (1, 'x')");
+  db.psql("alter table ddl add b int default 5; alter table ddl rename a to z");
+  db.psql("insert into ddl values (2, 'y')");
+  db.psql("alter table ddl drop b; alter table ddl alter z type jsonb using to_jsonb(z)");
+  db.psql("insert into ddl values (3, '[1]')");
+  db.psql("alter table ddl rename to renamed");
+  db.psql("insert into renamed values (4, '[2]')");
+  const auto w = boost::json::parse(rig.payloads("table:public.wide", 1)[0]).at("data").as_object();
+  EXPECT_EQ(w.size(), 1600u);
+  EXPECT_EQ(w.at("c1599"), 7);
+  EXPECT_TRUE(w.at("c1598").is_null());
+  const auto parts = all_without_xid(rig.payloads("table:public.parts", 4));
+  EXPECT_THAT(parts, ElementsAre(R"({"schema":"public","table":"parts","action":"INSERT","data":{"id":1,"at":"2026-02-01"}})",
+                                 R"({"schema":"public","table":"parts","action":"DELETE","data":{"id":1,"at":"2026-02-01"}})",
+                                 R"({"schema":"public","table":"parts","action":"INSERT","data":{"id":1,"at":"2026-08-01"}})",
+                                 R"({"schema":"public","table":"parts","action":"TRUNCATE","data":null})"));
+  std::vector<std::string> data;
+  for (const auto& p : rig.payloads("table:public.ddl", 3)) data.push_back(data_of(p));
+  EXPECT_THAT(data, ElementsAre(R"({"id":1,"a":"x"})", R"({"id":2,"z":"y","b":5})", R"({"id":3,"z":[1]})"));
+  EXPECT_EQ(data_of(rig.payloads("table:public.renamed", 1)[0]), R"({"id":4,"z":[2]})");
+}
+
+TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
+  database db;
+  db.psql("create table r(id int primary key, a text, n numeric); alter table r replica identity full; select postbus.watch('r')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("select pg_create_logical_replication_slot('witness', 'test_decoding')");
+  const auto seed = std::random_device{}();
+  RecordProperty("seed", std::to_string(seed));
+  std::mt19937 random{seed};
+  const auto pick = [&](int most) { return std::uniform_int_distribution<int>{0, most}(random); };
+  session one{db.url()}, two{db.url()};
+  for (auto* s : {&one, &two}) s->psql("set lock_timeout = '200ms'");
+  for (int i = 0; i < 60; ++i) {
+    auto& s = pick(1) ? one : two;
+    std::string sql = "begin;";
+    for (int n = pick(3); n >= 0; --n) {
+      const int id = pick(20);
+      switch (pick(5)) {
+        case 0: sql += fmt::format("insert into r values ({}, 'i{}', {}.{}) on conflict do nothing;", id, i, i, n); break;
+        case 1: sql += fmt::format("update r set a = 'u{}', n = null where id <= {};", i, id); break;
+        case 2: sql += fmt::format("delete from r where id = {};", id); break;
+        case 3: sql += fmt::format("savepoint s; update r set a = 'undone'; rollback to s;"); break;
+        case 4: sql += fmt::format("savepoint s; insert into r values ({}, 'kept', 1) on conflict (id) do update set a = 'merged'; release s;", id); break;
+        default: sql += "select 1;";
+      }
+    }
+    s.psql(sql + (pick(4) == 0 ? "rollback" : "commit"));
+  }
+  rig.catch_up(db);
+  // test_decoding names xid and action of every change in commit order; the feed must hold the same, in that order.
+  const auto told = db.psql("select string_agg(xid || ' ' || (regexp_match(data, 'table public.r: ([A-Z]+):'))[1], E'\n' order by n) "
+                            "from pg_logical_slot_get_changes('witness', null, null, 'include-xids', 'false') with ordinality as c(lsn, xid, data, n) "
+                            "where data like 'table public.r:%'");
+  std::string ours;
+  for (const auto& p : rig.payloads("table:public.r", 0)) {
+    const auto o = boost::json::parse(p).as_object();
+    ours += (ours.empty() ? "" : "\n") + std::to_string(o.at("xid").to_number<std::uint64_t>()) + ' ' + std::string{o.at("action").as_string()};
+  }
+  EXPECT_EQ(ours, told) << "seed " << seed;
+  // And replaying the feed gives the table.
+  std::map<std::int64_t, std::string> replayed;
+  for (const auto& p : rig.payloads("table:public.r", 0)) {
+    const auto o = boost::json::parse(p).as_object();
+    if (o.contains("old")) replayed.erase(o.at("old").at("id").to_number<std::int64_t>());
+    const auto id = o.at("data").at("id").to_number<std::int64_t>();
+    if (o.at("action") == "DELETE")
+      replayed.erase(id);
+    else
+      replayed[id] = std::string{o.at("data").at("a").as_string()};
+  }
+  std::string state;
+  for (const auto& [id, a] : replayed) state += fmt::format("{}{}={}", state.empty() ? "" : ",", id, a);
+  EXPECT_EQ(state, db.psql("select coalesce(string_agg(id || '=' || a, ',' order by id), '') from r")) << "seed " << seed;
+  db.psql("select pg_drop_replication_slot('witness')");
+}
+
+TEST(feeds, are_mirrored_to_a_plain_channel) {
+  database db;
+  db.psql("create table orders(id int primary key, note text); select postbus.watch('orders', notify => 'events')");
+  change_rig rig{db};
+  rig.start();
+  std::vector<std::string> heard;
+  bool listening = false, done = false;
+  boost::asio::co_spawn(
+      rig.loop,
+      [](std::string url, std::vector<std::string>& out, bool& ready, bool& stop) -> boost::asio::awaitable<void> {
+        auto opened = co_await postgres::connection::open({.conninfo = url});
+        auto& plain = *opened;
+        plain.on_notification([&out](const postgres::notification& n) { out.push_back(std::string{n.channel} + ' ' + std::string{n.payload}); });
+        const auto listened = co_await plain.execute("listen events", std::chrono::seconds{5});
+        ready = listened.has_value();
+        while (!stop) co_await plain.wait_notifications(std::chrono::milliseconds{50});
+        ready = false;
+      }(db.url(), heard, listening, done),
+      boost::asio::detached);
+  rig.wait([&] { return listening; });
+  db.psql("begin; insert into orders values (1, 'one'), (2, 'two'); update orders set note = 'same' where id = 1; update orders set note = 'same' where id = 1; commit");
+  db.psql("update orders set note = repeat('x', 8000) where id = 2; delete from orders where id = 1");
+  db.psql("begin; insert into orders values (9, 'never'); rollback");
+  rig.wait([&] { return heard.size() >= 6; });
+  const auto position = bus::to_text(rig.events("table:public.orders")[4]->at);
+  EXPECT_THAT(heard, ElementsAre(R"(events {"table":"orders","action":"INSERT","data":{"id":1,"note":"one"}})",
+                                 R"(events {"table":"orders","action":"INSERT","data":{"id":2,"note":"two"}})",
+                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
+                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
+                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":2},"truncated":true,"position":")" + position + "\"}",
+                                 R"(events {"table":"orders","action":"DELETE","data":{"id":1}})"));
+  done = true;
+  rig.wait([&] { return !listening; });
+}
+
+}  // namespace
+}  // namespace postbus::feeds
