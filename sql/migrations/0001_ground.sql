@@ -102,9 +102,15 @@ comment on function postbus.new_epoch is 'Starts a new generation of positions: 
 create function postbus.position() returns text
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+  -- pg_current_wal_insert_lsn() names where the next record starts: past the header (24 bytes; 40 in a segment's first page)
+  -- of a page that has nothing else yet. Commits name their end without it, and so must this, or the place is not reached
+  -- before somebody writes more.
   select lpad(to_hex(m.epoch), 8, '0') || '-' ||
-         lpad(to_hex((pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint), 16, '0') || '-7fffffff'
-  from postbus.meta m
+         lpad(to_hex(here.bytes - case
+             when here.bytes % pg_size_bytes(current_setting('wal_segment_size')) = 40 then 40
+             when here.bytes % current_setting('wal_block_size')::bigint = 24 then 24
+             else 0 end), 16, '0') || '-7fffffff'
+  from postbus.meta m, (select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint as bytes) here
 $$;
 comment on function postbus.position is
   'Read after a commit: an upper bound of what that transaction wrote, for reads with at_least=. Not a place to resume from.';

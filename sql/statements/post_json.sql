@@ -1,0 +1,1 @@
+select postbus.post($1, $2::jsonb);
