@@ -301,6 +301,13 @@ struct connection::impl {
     }
   }
 
+  bool check_idle() {
+    // The reason and the end of the stream may take one read each.
+    for (int i = 0; i < 2 && pg; ++i)
+      if (!consume() || last_words) close();
+    return pg != nullptr;
+  }
+
   asio::awaitable<result<>> wait_notifications(steady::duration within) {
     if (!pg) co_return closed();
     const auto deadline = from_now(within);
@@ -412,6 +419,7 @@ asio::awaitable<result<std::vector<result<rows>>>> connection::pipeline(std::spa
 }
 void connection::on_notification(std::function<void(const notification&)> handler) { impl_->handler = std::move(handler); }
 asio::awaitable<result<>> connection::wait_notifications(steady::duration deadline) { return impl_->wait_notifications(deadline); }
+bool connection::check_idle() { return impl_->check_idle(); }
 void connection::wake() {
   impl_->woken = true;
   impl_->ready->cancel();

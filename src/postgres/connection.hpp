@@ -105,6 +105,9 @@ public:
   /** Makes a wait_notifications or wait_copy_data in progress, or else the next one, return success at once. */
   void wake();
 
+  /** For a session between calls: takes in what arrived meanwhile. False, and closed, when the server has ended it. Does not wait. */
+  bool check_idle();
+
   // COPY BOTH, after execute("START_REPLICATION …") returned.
   /** Takes the next CopyData message that is already here without waiting; an empty optional when there is none. The view is valid until the next call. */
   result<std::optional<std::string_view>> take_copy_data();

@@ -21,6 +21,7 @@ std::string safe_text(const server_message& m) {
   if (s == "53100") return "the database's disk is full";
   if (s.starts_with("28")) return "the database refused the login: check user, password and pg_hba.conf";
   if (s == "3D000") return "the database named in the URL does not exist: create it or correct the URL";
+  if (s == "54000") return "a limit of PostgreSQL is reached; where NOTIFY's queue is full, a listening session does not read or holds a transaction open";
   if (s == "57014") return "the database cancelled the statement";
   if (s == "57P03") return "the database is starting up or shutting down";
   if (s.starts_with("57P")) return "the database ended the session";
@@ -35,6 +36,21 @@ error from_server(const server_message& m) {
   if (!m.detail.empty()) detail += fmt::format(" ({})", m.detail);
   if (!m.hint.empty()) detail += fmt::format("; hint: {}", m.hint);
   return {ends_session ? errc::unavailable : errc::database, safe_text(m), std::move(detail)};
+}
+
+error for_client(error e) {
+  if (e.code != errc::database) return e;
+  const auto s = sqlstate(e);
+  if (s == "PB001") e.code = errc::invalid_channel;
+  else if (s == "PB002") e.code = errc::too_large;
+  else if (s == "PB011") e.code = errc::unsupported;
+  else if (s == "PB013") e.code = errc::not_watched;
+  else if (s.starts_with("PB") || s == "22023") e.code = errc::invalid_argument;
+  else if (s == "22021") e = {errc::unsupported_media, "the text is not UTF-8", std::move(e.detail)};
+  else if (s == "22P02" || s == "22030" || s == "22032") e = {errc::invalid_argument, "the payload is not JSON", std::move(e.detail)};
+  else if (s == "22P05") e = {errc::invalid_argument, "PostgreSQL's JSON cannot hold \\u0000", std::move(e.detail)};
+  else if (s == "25006" || s == "54000" || s.starts_with("40") || s.starts_with("53") || s.starts_with("57")) e.code = errc::unavailable;
+  return e;
 }
 
 std::string_view sqlstate(const error& e) {

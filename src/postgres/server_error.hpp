@@ -22,6 +22,12 @@ struct server_message {
  */
 error from_server(const server_message& message);
 
+/**
+ * The same error with the code that its SQLSTATE deserves where the statement was made from a client's request: a channel
+ * or payload our SQL refuses, text that is not UTF-8 or not JSON, a database that cannot at the moment. Others as they are.
+ */
+error for_client(error e);
+
 /** The SQLSTATE of an error made by from_server ("42501"), else "". A view into `e`. */
 std::string_view sqlstate(const error& e);
 
