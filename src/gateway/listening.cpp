@@ -10,11 +10,12 @@ namespace {
 /** A position further ahead than the stream comes within this time belongs to another database or was made up. */
 constexpr std::chrono::seconds ahead_deadline{10};
 
+/** True while `from` cannot be answered: it has not been reached, or (no epoch yet) the database never was. */
 bool lies_ahead(const bus::hub& hub, const bus::start& from) {
-  const auto* const after = std::get_if<bus::position>(&from);
-  if (after == nullptr) return false;
   const auto head = hub.head();
-  return after->epoch == head.epoch && *after > head;
+  if (head.epoch == 0) return true;
+  const auto* const after = std::get_if<bus::position>(&from);
+  return after != nullptr && after->epoch == head.epoch && *after > head;
 }
 
 }  // namespace
@@ -40,7 +41,9 @@ void listening::turn() {
     return true;
   });
   for (auto& a : ready) {
-    if (lies_ahead(home_.shared().hub, a.asked.from))
+    if (home_.shared().hub.head().epoch == 0)
+      a.done(error{errc::unavailable, "the database has not been reached yet; come back in a moment"});
+    else if (lies_ahead(home_.shared().hub, a.asked.from))
       a.done(error{errc::invalid_position, "the position lies ahead of this database: it is not one that Postbus gave out here"});
     else
       prepare_plain(std::move(a.asked), std::move(a.done));

@@ -1,0 +1,241 @@
+// One executor carries the database. The gateway's loops call in through co_spawn on it and are resumed on their own; the
+// hub takes what comes out, from here to every loop.
+
+#include "app/database_side.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/json/array.hpp>
+
+#include "app/notify_message.hpp"
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "bus/channel.hpp"
+#include "feeds/catalog.hpp"
+
+namespace postbus::app {
+namespace {
+
+namespace asio = boost::asio;
+namespace json = boost::json;
+using namespace std::chrono_literals;
+
+/** A client that subscribes while the database is away is kept waiting this long: an EventSource does not retry a 503. */
+constexpr auto patience_for_listen = 10s;
+constexpr auto statement_deadline = 5s;
+/** The channel that posts travel on in the NOTIFY tier. */
+constexpr std::string_view post_channel = "postbus:post";
+
+void start_detached(const asio::any_io_executor& executor, std::string_view name, asio::awaitable<void> work) {
+  asio::co_spawn(executor, std::move(work), [name](const std::exception_ptr& failure) {
+    if (!failure) return;
+    try {
+      std::rethrow_exception(failure);
+    } catch (const std::exception& e) {
+      log::error("database", "{} ended: {}", name, e.what());
+    }
+  });
+}
+
+}  // namespace
+
+struct database_side::running {
+  running(database_side& self, const asio::any_io_executor& executor, const database_options& options)
+      : pool{executor, {.session = {.conninfo = options.conninfo}}},
+        poster{executor, pool},
+        listener{executor,
+                 {.session = {.conninfo = options.conninfo_direct, .application_name = "postbus listener"}},
+                 {.on_notification = [&self](const postgres::notification& n) { self.notified(n); },
+                  .on_lost = [&self](const error& why) { self.listener_lost(why); },
+                  .on_back = [&self] { self.listener_back(); }}},
+        changed{executor, steady::time_point::max()} {
+    if (!options.tier.wal) return;
+    mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct,
+                                                     .lost = [&self](bus::position from, bus::position to) { self.hub_.announce_gap(from, to, "mirror"); }});
+    feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
+    reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
+  }
+  postgres::pool pool;
+  postgres::poster poster;
+  postgres::listener listener;
+  asio::steady_timer changed;  // cancelled when the listener is back
+  std::optional<class feeds::mirror> mirror;
+  std::optional<feeds::table_feeds> feeds;
+  std::optional<changes::reader> reader;
+};
+
+database_side::~database_side() = default;
+
+void database_side::start(asio::any_io_executor executor, database_options options) {
+  executor_ = std::move(executor);
+  options_ = std::move(options);
+  running_ = std::make_unique<running>(*this, executor_, options_);
+  auto& r = *running_;
+  start_detached(executor_, "the poster", r.poster.run());
+  start_detached(executor_, "the listener", r.listener.run());
+  if (r.reader) {
+    start_detached(executor_, "the reader", r.reader->run());
+    start_detached(executor_, "the reader's attendant", r.reader->beside());
+    start_detached(executor_, "the mirror", r.mirror->run());
+  } else {
+    hub_.begin({options_.epoch, options_.lsn, bus::position::end_of_commit});
+  }
+  // Posts of the NOTIFY tier come on this channel. In either tier it is what keeps the one listening session open.
+  struct subscribing {
+    static asio::awaitable<void> run(database_side& self) {
+      while (!self.stopped_) {
+        const auto heard = co_await self.listen_here(std::string{post_channel});
+        if (!heard) continue;  // it waited for long, and said why in problem()
+        self.listening_.store(true);
+        co_return;
+      }
+    }
+  };
+  start_detached(executor_, "listening", subscribing::run(*this));
+}
+
+void database_side::stop() {
+  if (!running_) return;
+  stopped_ = true;
+  running_->poster.stop();
+  running_->listener.stop();
+  running_->changed.cancel();
+  if (running_->reader) {
+    running_->reader->stop();
+    running_->mirror->stop();
+  }
+  running_->pool.close();
+}
+
+// --- Posting
+
+asio::awaitable<result<bus::position>> database_side::post(std::string channel, bus::payload_form form, std::string payload) {
+  co_return co_await asio::co_spawn(executor_, post_here(std::move(channel), form, std::move(payload)), asio::use_awaitable);
+}
+
+asio::awaitable<result<bus::position>> database_side::post_here(std::string channel, bus::payload_form form, std::string payload) {
+  const auto as = form == bus::payload_form::json ? postgres::post_form::json : postgres::post_form::text;
+  const auto lsn = co_await running_->poster.post(std::move(channel), as, std::move(payload));
+  if (!lsn) co_return lsn.error();
+  const auto head = hub_.head();
+  // Without the WAL positions move with the hub's own count, and the message has an index of its own still to come.
+  if (!options_.tier.wal) co_return head;
+  co_return bus::position{head.epoch, *lsn, bus::position::end_of_commit};
+}
+
+// --- Plain NOTIFY
+
+asio::awaitable<result<bus::position>> database_side::listen(std::string channel) {
+  co_return co_await asio::co_spawn(executor_, listen_here(std::move(channel)), asio::use_awaitable);
+}
+
+asio::awaitable<result<bus::position>> database_side::listen_here(std::string channel) {
+  const auto deadline = steady::now() + patience_for_listen;
+  for (;;) {
+    const auto heard = co_await running_->listener.listen(channel);
+    if (heard) co_return hub_.head();
+    if (heard.error().code != errc::unavailable || steady::now() >= deadline) co_return heard.error();
+    running_->changed.expires_at(deadline);
+    boost::system::error_code woken;
+    co_await running_->changed.async_wait(asio::redirect_error(asio::use_awaitable, woken));
+  }
+}
+
+void database_side::unlisten(std::string channel) {
+  asio::post(executor_, [this, channel = std::move(channel)] { running_->listener.unlisten(channel); });
+}
+
+void database_side::notified(const postgres::notification& n) {
+  if (n.channel == post_channel && options_.tier.wal) return;  // nobody but a forger speaks there now
+  if (!notified_) {
+    notified_ = std::make_shared<bus::batch>();
+    asio::post(executor_, [this] { publish_notified(); });
+  }
+  metrics::add(metrics::counter::events_notify);
+  if (n.channel != post_channel) {
+    notified_->add(n.channel, bus::kind::message, bus::payload_form::text, n.payload, {}, now_micros());
+    return;
+  }
+  const auto posted = parse_notify_message(n.payload);
+  if (!posted) return log::warning("database", "a NOTIFY on {} is not one of ours and is dropped", post_channel);
+  notified_->add(posted->channel, bus::kind::message, posted->form, posted->payload, {}, now_micros());
+}
+
+void database_side::publish_notified() {
+  auto batch = std::exchange(notified_, nullptr);
+  // The server's queue holds what is not read, so a full hub is waited for by the loops, which empty it within a turn.
+  if (batch && !batch->empty() && !hub_.publish(std::move(batch))) log::warning("database", "notifications come faster than the gateway's loops take them");
+}
+
+void database_side::listener_lost(const error& why) {
+  publish_notified();
+  listening_.store(false);
+  lost_at_ = hub_.head();
+  const std::scoped_lock lock{guard_};
+  listener_problem_ = why.text;
+}
+
+void database_side::listener_back() {
+  listening_.store(true);
+  {
+    const std::scoped_lock lock{guard_};
+    listener_problem_.clear();
+  }
+  running_->changed.cancel();
+  metrics::add(metrics::counter::reconnects);
+  metrics::add(metrics::counter::gaps_notify);
+  const auto now = hub_.head();
+  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify");
+}
+
+// --- Tables
+
+asio::awaitable<result<std::string>> database_side::feed_channel(std::string table) {
+  if (!options_.tier.wal)
+    co_return error{errc::unsupported, "feeds need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  if (auto known = running_->feeds->channel_of(table)) co_return std::move(*known);
+  co_return co_await asio::co_spawn(executor_, find_feed_here(std::move(table)), asio::use_awaitable);
+}
+
+asio::awaitable<result<std::string>> database_side::find_feed_here(std::string table) {
+  auto session = co_await running_->pool.acquire(statement_deadline);
+  if (!session) co_return session.error();
+  co_return co_await feeds::find_feed(**session, std::move(table));
+}
+
+// --- State
+
+bool database_side::ready() const { return running_ && listening_.load() && (!running_->reader || running_->reader->status().ready()); }
+
+std::string database_side::problem() const {
+  if (!running_) return "starting";
+  if (running_->reader) {
+    if (const auto status = running_->reader->status(); !status.ready()) return status.problem.empty() ? std::string{to_text(status.state)} : status.problem;
+  }
+  const std::scoped_lock lock{guard_};
+  return listener_problem_;
+}
+
+json::object database_side::status() const {
+  json::object all;
+  all["tier"] = {{"name", options_.tier.wal ? "wal" : "notify"}, {"reason", options_.tier.reason}, {"fix", options_.tier.fix}};
+  all["problem"] = problem();
+  all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
+  if (!running_ || !running_->reader) return all;
+  const auto reader = running_->reader->status();
+  all["slot"] = {{"name", reader.slot}, {"permanent", false}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
+  all["server_version"] = reader.server_version;
+  all["reconnects"] = reader.reconnects;
+  json::array watched;
+  for (const auto& t : running_->feeds->watched()) {
+    json::value columns = nullptr;
+    if (t.columns) columns = json::array(t.columns->begin(), t.columns->end());
+    watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value{t.notify}}, {"columns", std::move(columns)}});
+  }
+  all["watched"] = std::move(watched);
+  return all;
+}
+
+}  // namespace postbus::app

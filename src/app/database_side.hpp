@@ -1,0 +1,85 @@
+#pragma once
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "bus/hub.hpp"
+#include "changes/reader.hpp"
+#include "feeds/mirror.hpp"
+#include "feeds/table_feeds.hpp"
+#include "gateway/backend.hpp"
+#include "postgres/listener.hpp"
+#include "postgres/pool.hpp"
+#include "postgres/poster.hpp"
+
+namespace postbus::app {
+
+/** How messages travel from the database to the gateway, and why not better. */
+struct transport_tier {
+  bool wal{};
+  std::string reason;  ///< why it is not the WAL; empty where it is
+  std::string fix;     ///< the commands that change that
+};
+
+struct database_options {
+  std::string conninfo;         ///< for ordinary statements; may pass a transaction pooler
+  std::string conninfo_direct;  ///< for replication, LISTEN and the mirror's lock; may not
+  transport_tier tier;
+  std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
+  std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
+};
+
+/**
+ * Everything that `serve` does with the database: posts, the listening session, the reader of the WAL with its feeds, the
+ * mirror. Lives on one executor (loop 0's); the backend's calls may come from any loop.
+ */
+class database_side final : public gateway::backend {
+public:
+  /** Nothing happens before start(). */
+  explicit database_side(bus::hub& hub) : hub_{hub} {}
+  ~database_side() override;
+
+  /** Starts everything on `executor`. */
+  void start(boost::asio::any_io_executor executor, database_options options);
+  /** Ends it; what is under way ends soon after, on the executor. */
+  void stop();
+
+  boost::asio::awaitable<result<bus::position>> post(std::string channel, bus::payload_form form, std::string payload) override;
+  boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
+  void unlisten(std::string channel) override;
+  boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
+  bool ready() const override;
+  boost::json::object status() const override;
+
+  /** Why it is not ready, safe to show; empty when it is. */
+  std::string problem() const;
+
+private:
+  struct running;
+  boost::asio::awaitable<result<bus::position>> post_here(std::string channel, bus::payload_form form, std::string payload);
+  boost::asio::awaitable<result<bus::position>> listen_here(std::string channel);
+  boost::asio::awaitable<result<std::string>> find_feed_here(std::string table);
+  void notified(const postgres::notification& n);
+  void publish_notified();
+  void listener_lost(const error& why);
+  void listener_back();
+
+  bus::hub& hub_;
+  database_options options_;
+  boost::asio::any_io_executor executor_;
+  std::unique_ptr<running> running_;
+  std::shared_ptr<bus::batch> notified_;  // gathered until what has arrived is read
+  std::atomic<bool> listening_{false};
+  mutable std::mutex guard_;  // of listener_problem_
+  std::string listener_problem_;
+  bus::position lost_at_;
+  bool stopped_{};
+};
+
+}  // namespace postbus::app
