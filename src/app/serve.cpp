@@ -1,10 +1,262 @@
+// From the command line to a running gateway, in the order in which things can fail: what was asked for, the port, the
+// database, its schema. Only then does anything start, and it ends in the opposite order.
+
 #include "app/serve.hpp"
 
-namespace postbus::app {
+#include <sys/resource.h>
 
-int serve(const serve_options&) {
-  log::error("serve", "the gateway is not part of this build");
-  return 1;
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <cstdio>
+#include <optional>
+#include <thread>
+
+#include "app/database_side.hpp"
+#include "app/demo.hpp"
+#include "base/log.hpp"
+#include "bus/hub.hpp"
+#include "embedded_sql.hpp"
+#include "gateway/gateway.hpp"
+#include "postgres/backoff.hpp"
+#include "postgres/embedded_server.hpp"
+#include "postgres/migrations.hpp"
+#include "version.hpp"
+
+namespace postbus::app {
+namespace {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+/** How long a database that cannot be reached is waited for at the start. */
+constexpr auto database_patience = 30s;
+constexpr auto statement_deadline = 10s;
+constexpr auto migration_deadline = 5min;
+
+/** Runs one coroutine to its end on a loop of its own: for what must be done before the gateway's loops start. */
+template <class T>
+T run_now(asio::awaitable<T> work) {
+  asio::io_context context{1};
+  std::optional<T> outcome;
+  std::exception_ptr failure;
+  asio::co_spawn(context, std::move(work), [&](std::exception_ptr e, T value) {
+    failure = e;
+    outcome.emplace(std::move(value));
+  });
+  context.run();
+  if (failure) std::rethrow_exception(failure);
+  return std::move(*outcome);
+}
+
+result<> check_exposure(const serve_options& options) {
+  if (options.tls_certificate.empty() != options.tls_key.empty())
+    return error{errc::invalid_argument, "--tls-cert and --tls-key go together"};
+  if (options.address == "127.0.0.1" || options.address.starts_with("127.") || options.address == "::1") return {};
+  if (options.tokens_file.empty())
+    return error{errc::invalid_argument, "listening on " + options.address + " needs --tokens FILE: without tokens the gateway answers on the loopback only"};
+  if (options.tls_certificate.empty() && !options.behind_proxy)
+    return error{errc::invalid_argument, "listening on " + options.address + " needs --tls-cert and --tls-key, or --behind-proxy where a proxy ends TLS"};
+  return {};
+}
+
+/** Every client is a descriptor: take as many as the system gives. */
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::warning("serve", "cannot raise the limit on open files; connections end at {}", limit.rlim_cur);
+}
+
+/** Brings the schema up to date and finds out how messages can travel. */
+asio::awaitable<result<database_options>> prepare_database(database_options options, bool no_setup) {
+  postgres::backoff retry{std::random_device{}()};
+  const auto give_up = steady::now() + database_patience;
+  std::optional<postgres::connection> session;
+  while (!session) {
+    auto opened = co_await postgres::connection::open({.conninfo = options.conninfo, .application_name = "postbus serve"});
+    if (opened) {
+      session = std::move(*opened);
+      break;
+    }
+    if (opened.error().code != errc::unavailable || steady::now() >= give_up) co_return opened.error();
+    log::warning("serve", "{}; trying again", opened.error().text);
+    asio::steady_timer pause{co_await asio::this_coro::executor, retry.next()};
+    co_await pause.async_wait(asio::use_awaitable);
+  }
+
+  if (no_setup) {
+    const auto state = co_await postgres::read_schema(*session, statement_deadline);
+    if (!state) co_return state.error();
+    if (auto same = postgres::check_schema(*state); !same) co_return same.error();
+  } else {
+    const auto applied = co_await postgres::migrate(*session, false, migration_deadline);
+    if (!applied) co_return applied.error();
+    for (const auto& step : *applied) log::info("serve", "applied migration {}", step.name);
+  }
+
+  const auto facts = co_await session->query(embedded_sql::find("statements/tier.sql"), {}, statement_deadline);
+  if (!facts) co_return facts.error();
+  const bool logical = facts->is_true(0, 0), replicates = facts->is_true(0, 1), primary = facts->is_true(0, 2);
+  auto& tier = options.tier;
+  tier.wal = logical && replicates && primary;
+  if (!primary) {
+    co_return error{errc::unsupported, "this database is a standby, which takes no posts and no LISTEN: give the primary's address"};
+  } else if (!logical) {
+    tier.reason = "wal_level is not logical";
+    tier.fix = "alter system set wal_level = logical; then restart PostgreSQL";
+  } else if (!replicates) {
+    tier.reason = "the role " + std::string{facts->text(0, 3)} + " has no REPLICATION right";
+    tier.fix = "as a superuser: alter role " + postgres::quote_identifier(facts->text(0, 3)) + " replication; then restart the gateway";
+  }
+
+  const postgres::parameter transport[] = {tier.wal ? "wal" : "notify"};
+  const auto changed = co_await session->query("select postbus.use_transport($1)", transport, statement_deadline);
+  if (!changed) co_return changed.error();
+  if (!tier.wal) {
+    const postgres::parameter identity[] = {facts->text(0, 4), facts->text(0, 5)};
+    const auto epoch = co_await session->query("select postbus.claim_epoch($1, $2)", identity, statement_deadline);
+    if (!epoch) co_return epoch.error();
+    options.epoch = static_cast<std::uint32_t>(std::stoull(std::string{epoch->text(0, 0)}));
+    options.lsn = std::stoull(std::string{facts->text(0, 6)});
+  }
+  co_return options;
+}
+
+/** Says where the gateway is as soon as events flow, or why they do not. */
+asio::awaitable<void> announce(const database_side& database, std::string url, bool demo, transport_tier tier) {
+  asio::steady_timer pause{co_await asio::this_coro::executor};
+  const auto soon = steady::now() + 10s;
+  while (!database.ready() && steady::now() < soon) {
+    pause.expires_after(20ms);
+    co_await pause.async_wait(asio::use_awaitable);
+  }
+  if (!database.ready()) log::warning("serve", "not ready yet: {}", database.problem());
+  std::fprintf(stdout, "Postbus %s is at %s\n", std::string{version}.c_str(), url.c_str());
+  if (demo) std::fprintf(stdout, "Open it in a browser: the orders there change live.\n");
+  if (!tier.wal)
+    std::fprintf(stdout, "Messages travel by NOTIFY, without table feeds, because %s.\n  To change that: %s\n", tier.reason.c_str(), tier.fix.c_str());
+  std::fflush(stdout);
+}
+
+struct signal_watch {
+  signal_watch(gateway::server& s, const serve_options& o) : server{s}, options{o}, signals{s.executor(), SIGINT, SIGTERM, SIGHUP} {}
+  void wait() {
+    signals.async_wait([this](boost::system::error_code failed, int signal) {
+      if (failed) return;
+      if (signal == SIGHUP)
+        reload();
+      else
+        stop();
+      wait();
+    });
+  }
+  void stop() {
+    if (stopping) std::_Exit(1);  // asked twice: at once
+    stopping = true;
+    log::info("serve", "draining: clients are told to come back");
+    server.stop();
+  }
+  void reload() {
+    if (!options.tokens_file.empty()) {
+      if (auto tokens = gateway::token_set::load(options.tokens_file)) {
+        server.replace_tokens(*tokens);
+        log::info("serve", "the tokens file was read again: {} tokens", (*tokens)->tokens().size());
+      } else {
+        log::error("serve", "the old tokens stay in force: {}", tokens.error().text);
+      }
+    }
+    if (!options.tls_certificate.empty()) {
+      if (auto tls = gateway::tls_context::load(options.tls_certificate, options.tls_key))
+        server.replace_tls(*tls);
+      else
+        log::error("serve", "the old certificate stays in force: {}", tls.error().text);
+    }
+  }
+  gateway::server& server;
+  const serve_options& options;
+  asio::signal_set signals;
+  bool stopping{};
+};
+
+result<> run(const serve_options& options) {
+  if (auto safe = check_exposure(options); !safe) return safe;
+  gateway::gateway_options asked;
+  asked.address = options.address;
+  asked.port = options.port;
+  asked.threads = options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  asked.limits.max_message = options.max_message;
+  asked.limits.max_lag = std::max(asked.limits.max_lag, options.max_message);
+  asked.version = version;
+  asked.demo = options.demo;
+  if (!options.tokens_file.empty()) {
+    auto tokens = gateway::token_set::load(options.tokens_file);
+    if (!tokens) return tokens.error();
+    asked.tokens = *tokens;
+    asked.origins.tokens = true;
+  }
+  if (!options.tls_certificate.empty()) {
+    auto tls = gateway::tls_context::load(options.tls_certificate, options.tls_key);
+    if (!tls) return tls.error();
+    asked.tls = *tls;
+  }
+  using scheme = gateway::origin_policy::scheme;
+  asked.origins.seen_as = asked.tls ? scheme::https : options.behind_proxy ? scheme::any : scheme::http;
+  raise_descriptor_limit();
+
+  bus::hub hub{{.history_bytes = options.history_bytes}};
+  database_side database{hub};
+  gateway::server server{hub, database, std::move(asked)};
+  if (auto open = server.listen(); !open) return open;
+  const auto host = options.address.find(':') == std::string::npos ? options.address : "[" + options.address + "]";
+  const auto url = (options.tls_certificate.empty() ? "http://" : "https://") + host + ":" + std::to_string(server.port());
+
+  std::optional<postgres::embedded_server> embedded;
+  database_options where{.conninfo = options.database, .conninfo_direct = options.database_direct};
+  if (options.database.empty()) {
+    auto started = postgres::embedded_server::start({.data = options.data, .binaries = options.pg_bin});
+    if (!started) return started.error();
+    embedded = std::move(*started);
+    where.conninfo = where.conninfo_direct = embedded->url();
+  }
+  auto prepared = run_now(prepare_database(std::move(where), options.no_setup));
+  if (!prepared) return prepared.error();
+  const auto tier = prepared->tier;
+  const auto conninfo = prepared->conninfo;
+  if (!tier.wal) log::warning("serve", "messages travel by NOTIFY and tables cannot be watched, because {}; to change that: {}", tier.reason, tier.fix);
+
+  signal_watch signals{server, options};
+  signals.wait();
+  database.start(server.executor(), std::move(*prepared));
+  const auto ignore = [](const std::exception_ptr& failure) {
+    if (failure) log::error("serve", "a task of serve's own failed");
+  };
+  asio::co_spawn(server.executor(), announce(database, url, options.demo, tier), ignore);
+  if (options.demo) asio::co_spawn(server.executor(), demo({.conninfo = conninfo}), ignore);
+  if (embedded)
+    if (auto published = embedded->publish(url); !published) return published;
+
+  server.run();
+  boost::system::error_code ignored;
+  signals.signals.cancel(ignored);
+  database.stop();
+  server.finish(3s);
+  log::info("serve", "stopped");
+  return {};
+}
+
+}  // namespace
+
+int serve(const serve_options& options) {
+  log::configure(options.log_level, options.log_json);
+  const auto ended = run(options);
+  if (ended) return 0;
+  std::fprintf(stderr, "postbus serve: %s\n", ended.error().text.c_str());
+  if (!ended.error().detail.empty()) std::fprintf(stderr, "  (%s)\n", ended.error().detail.c_str());
+  return ended.error().code == errc::invalid_argument ? 2 : 1;
 }
 
 }  // namespace postbus::app
