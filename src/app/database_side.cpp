@@ -28,17 +28,6 @@ constexpr auto statement_deadline = 5s;
 /** The channel that posts travel on in the NOTIFY tier. */
 constexpr std::string_view post_channel = "postbus:post";
 
-void start_detached(const asio::any_io_executor& executor, std::string_view name, asio::awaitable<void> work) {
-  asio::co_spawn(executor, std::move(work), [name](const std::exception_ptr& failure) {
-    if (!failure) return;
-    try {
-      std::rethrow_exception(failure);
-    } catch (const std::exception& e) {
-      log::error("database", "{} ended: {}", name, e.what());
-    }
-  });
-}
-
 }  // namespace
 
 struct database_side::running {
@@ -52,8 +41,7 @@ struct database_side::running {
                   .on_back = [&self] { self.listener_back(); }}},
         changed{executor, steady::time_point::max()} {
     if (!options.tier.wal) return;
-    mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct,
-                                                     .lost = [&self](bus::position from, bus::position to) { self.hub_.announce_gap(from, to, "mirror"); }});
+    mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
     reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
   }
@@ -66,6 +54,20 @@ struct database_side::running {
   std::optional<changes::reader> reader;
 };
 
+void database_side::spawn(std::string_view name, asio::awaitable<void> work) {
+  ++under_way_;
+  asio::co_spawn(executor_, std::move(work), [this, name](const std::exception_ptr& failure) {
+    --under_way_;
+    if (!failure) return;
+    try {
+      std::rethrow_exception(failure);
+    } catch (const std::exception& e) {
+      log::error("database", "{} ended: {}", name, e.what());
+    }
+  });
+}
+
+database_side::database_side(bus::hub& hub) : hub_{hub} {}
 database_side::~database_side() = default;
 
 void database_side::start(asio::any_io_executor executor, database_options options) {
@@ -73,12 +75,12 @@ void database_side::start(asio::any_io_executor executor, database_options optio
   options_ = std::move(options);
   running_ = std::make_unique<running>(*this, executor_, options_);
   auto& r = *running_;
-  start_detached(executor_, "the poster", r.poster.run());
-  start_detached(executor_, "the listener", r.listener.run());
+  spawn("the poster", r.poster.run());
+  spawn("the listener", r.listener.run());
   if (r.reader) {
-    start_detached(executor_, "the reader", r.reader->run());
-    start_detached(executor_, "the reader's attendant", r.reader->beside());
-    start_detached(executor_, "the mirror", r.mirror->run());
+    spawn("the reader", r.reader->run());
+    spawn("the reader's attendant", r.reader->beside());
+    spawn("the mirror", r.mirror->run());
   } else {
     hub_.begin({options_.epoch, options_.lsn, bus::position::end_of_commit});
   }
@@ -93,7 +95,7 @@ void database_side::start(asio::any_io_executor executor, database_options optio
       }
     }
   };
-  start_detached(executor_, "listening", subscribing::run(*this));
+  spawn("listening", subscribing::run(*this));
 }
 
 void database_side::stop() {

@@ -42,13 +42,15 @@ struct database_options {
 class database_side final : public gateway::backend {
 public:
   /** Nothing happens before start(). */
-  explicit database_side(bus::hub& hub) : hub_{hub} {}
+  explicit database_side(bus::hub& hub);
   ~database_side() override;
 
   /** Starts everything on `executor`. */
   void start(boost::asio::any_io_executor executor, database_options options);
   /** Ends it; what is under way ends soon after, on the executor. */
   void stop();
+  /** Everything has ended after stop(). The executor's thread. */
+  bool stopped() const { return under_way_ == 0; }
 
   boost::asio::awaitable<result<bus::position>> post(std::string channel, bus::payload_form form, std::string payload) override;
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
@@ -62,6 +64,7 @@ public:
 
 private:
   struct running;
+  void spawn(std::string_view name, boost::asio::awaitable<void> work);
   boost::asio::awaitable<result<bus::position>> post_here(std::string channel, bus::payload_form form, std::string payload);
   boost::asio::awaitable<result<bus::position>> listen_here(std::string channel);
   boost::asio::awaitable<result<std::string>> find_feed_here(std::string table);
@@ -80,6 +83,7 @@ private:
   std::string listener_problem_;
   bus::position lost_at_;
   bool stopped_{};
+  std::size_t under_way_{};  // coroutines of ours
 };
 
 }  // namespace postbus::app

@@ -215,7 +215,9 @@ result<> run(const serve_options& options) {
   const auto url = (options.tls_certificate.empty() ? "http://" : "https://") + host + ":" + std::to_string(server.port());
 
   std::optional<postgres::embedded_server> embedded;
-  database_options where{.conninfo = options.database, .conninfo_direct = options.database_direct};
+  database_options where;
+  where.conninfo = options.database;
+  where.conninfo_direct = options.database_direct;
   if (options.database.empty()) {
     auto started = postgres::embedded_server::start({.data = options.data, .binaries = options.pg_bin});
     if (!started) return started.error();
@@ -243,7 +245,7 @@ result<> run(const serve_options& options) {
   boost::system::error_code ignored;
   signals.signals.cancel(ignored);
   database.stop();
-  server.finish(3s);
+  server.finish([&] { return database.stopped(); }, 3s);
   log::info("serve", "stopped");
   return {};
 }

@@ -89,10 +89,12 @@ void server::stop() {
   for (auto& each : shared_->loops) each->post([&each = *each] { each.begin_drain(); });
 }
 
-void server::finish(std::chrono::milliseconds at_most) {
+void server::finish(const std::function<bool()>& done, std::chrono::milliseconds at_most) {
   auto& context = shared_->loops.front()->context();
   context.restart();
-  context.run_for(at_most);
+  const auto end = steady::now() + at_most;
+  while (!done() && context.run_one_until(end) != 0) {
+  }
 }
 
 void server::replace_tokens(std::shared_ptr<const token_set> tokens) {

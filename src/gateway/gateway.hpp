@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -59,8 +60,8 @@ public:
   void run();
   /** Stops accepting, tells clients to come back, finishes what is under way, then ends run(). Any thread. */
   void stop();
-  /** After run(): runs what the database side still has to do on loop 0's executor, until it is done or the time is up. */
-  void finish(std::chrono::milliseconds at_most);
+  /** After run(): runs what the database side still has to do on loop 0's executor, until `done` or the time is up. */
+  void finish(const std::function<bool()>& done, std::chrono::milliseconds at_most);
   /** Replaces the tokens or the certificate (SIGHUP): sessions of revoked tokens are closed with 4401, of narrowed ones with 4403. Any thread. */
   void replace_tokens(std::shared_ptr<const token_set> tokens);
   void replace_tls(std::shared_ptr<const tls_context> tls);
