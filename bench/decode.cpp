@@ -76,7 +76,7 @@ asio::awaitable<void> measure(std::map<std::string, std::string> given) {
   };
   const auto begun = steady::now();
   must(co_await stream.start());
-  while (made.applied().lsn < until) {
+  for (;;) {
     for (;;) {
       auto frame = must(stream.next());
       if (!frame) break;
@@ -85,6 +85,7 @@ asio::awaitable<void> measure(std::map<std::string, std::string> given) {
       if (want == assembler::want::publish) publish();
     }
     publish();
+    if (made.applied().lsn >= until) break;  // before the wait: nothing more comes until the next keep-alive
     must(co_await stream.wait(std::chrono::seconds{10}));
   }
   const std::chrono::duration<double> seconds = steady::now() - begun;

@@ -40,12 +40,9 @@ export const decode = {
       await database.script(backlog(work, transactions));
       const until = await database.sql('select pg_current_wal_flush_lsn()');
       const events = transactions * work.each;
-      const results = await bench.alternate(`decode, ${work.name}`, ['postbus', 'recvlogical'], (arm, round) =>
+      const results = await bench.alternate(`decode, ${work.name}`, ['postbus', 'recvlogical'], (arm) =>
         bench.quietly(`${arm}, ${work.name}`, async () => {
-          const slot = `decode_${arm}_${round}_${++database.scripts}`;
-          await database.sql(`select pg_copy_logical_replication_slot('decode_base', '${slot}')`);
-          const ran = arm === 'postbus' ? await ours(program, database, slot, until) : await recvlogical(database, slot, until);
-          await database.sql(`select pg_drop_replication_slot('${slot}')`);
+          const ran = arm === 'postbus' ? await ours(program, database, until) : await recvlogical(database, until);
           if (ran.events !== undefined && ran.events !== events) throw new Error(`${ran.events} events of ${events} came out of ${work.name}`);
           return { per_second: events / ran.seconds };
         }),
@@ -60,15 +57,30 @@ export const decode = {
   },
 };
 
-async function ours(program, database, slot, until) {
-  return JSON.parse(await output(program, ['--db', database.conninfo, '--slot', slot, '--publication', 'decode', '--until', until]));
+/** Runs with a fresh copy of the slot, which is dropped afterwards. */
+async function with_copy(database, run) {
+  const slot = `decode_${++database.scripts}`;
+  await database.sql(`select pg_copy_logical_replication_slot('decode_base', '${slot}')`);
+  const result = await run(slot);
+  await database.sql(`select pg_drop_replication_slot('${slot}')`);
+  return result;
 }
 
-async function recvlogical(database, slot, until) {
-  const start = performance.now();
-  await output(join(database.bin, 'pg_recvlogical'), [
-    ...['-h', database.dir, '-U', 'postgres', '-d', 'bench', '-S', slot, '--start', '--no-loop', '-f', '/dev/null', '--endpos', until],
-    ...['-o', 'proto_version=1', '-o', 'publication_names=decode', '-o', 'messages=true'],
-  ]);
-  return { seconds: (performance.now() - start) / 1000 };
+function ours(program, database, until) {
+  return with_copy(database, async (slot) => JSON.parse(await output(program, ['--db', database.conninfo, '--slot', slot, '--publication', 'decode', '--until', until])));
+}
+
+/** Seconds beyond what it takes the program to start, to connect and to end at the first message. */
+async function recvlogical(database, until) {
+  const seconds = (end) =>
+    with_copy(database, async (slot) => {
+      const start = performance.now();
+      await output(join(database.bin, 'pg_recvlogical'), [
+        ...['-h', database.dir, '-U', 'postgres', '-d', 'bench', '-S', slot, '--start', '--no-loop', '-f', '/dev/null', '--endpos', end],
+        ...['-o', 'proto_version=1', '-o', 'publication_names=decode', '-o', 'messages=true'],
+      ]);
+      return (performance.now() - start) / 1000;
+    });
+  const to_start = await seconds('0/1');
+  return { seconds: (await seconds(until)) - to_start };
 }
