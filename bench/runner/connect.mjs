@@ -11,7 +11,7 @@ export const connect = {
     const servers = fanout_servers(paths);
     if (!servers.postbus.present) return bench.note(`connect is left out: ${servers.postbus.absent}`);
     const keys = ['postbus', ...(servers.nchan.present ? ['nchan'] : [])];
-    const results = await bench.alternate('10,000 sockets', keys, (key) => one_round(bench, servers[key], key, paths));
+    const results = await bench.alternate('10,000 sockets', keys, (key) => one_round(bench, servers[key], key, paths), bench.fewer_rounds);
     const figures = (key, figure) => results[key].map((round) => round[figure]);
     const command = './dev bench connect';
     const rival = (figure) => (results.nchan ? { rival: figures('nchan', figure), rival_name: 'nchan' } : {});

@@ -32,7 +32,6 @@ export const decode = {
     if (!existsSync(program)) return bench.note('decode is left out: bench_decode is not built');
     const database = await cluster.shared(paths);
     await database.sql(`create table decode_orders (id serial primary key, email text, total bigint); create publication decode for table decode_orders`);
-    const rounds = Math.min(bench.rounds, 3);
     for (const work of workloads) {
       bench.progress(`decode: making the backlog of ${work.name}`);
       const transactions = bench.quick ? work.transactions / 5 : work.transactions;
@@ -46,7 +45,7 @@ export const decode = {
           if (ran.events !== undefined && ran.events !== events) throw new Error(`${ran.events} events of ${events} came out of ${work.name}`);
           return { per_second: events / ran.seconds };
         }),
-        rounds,
+        bench.fewer_rounds,
       );
       await database.sql(`select pg_drop_replication_slot('decode_base')`);
       bench.row({

@@ -11,7 +11,7 @@ export const fanout = {
   async run(bench, paths) {
     const arms = present(fanout_servers(paths), bench);
     if (!arms.postbus) return;
-    const seconds = bench.quick ? { closed: 0.5, open: 1 } : { closed: 1, open: 2 };
+    const seconds = bench.quick ? { closed: 0.5, open: 1 } : { closed: 0.8, open: 1.5 };
     for (const count of counts) {
       const started = {};
       for (const [key, arm] of Object.entries(arms)) started[key] = await start_arm(arm, paths);

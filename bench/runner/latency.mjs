@@ -45,7 +45,7 @@ export const latency = {
           bench.progress(`latency: round ${round + 1} of ${bench.rounds}, ${key}`);
           results[key].push(await bench.quietly(key, () => one_way(database, front, arms[key], ['--count', String(count), '--rate', '500'])));
         }
-        await front?.stop();
+        for (const line of (await front?.stop()) ?? []) bench.note(`the gateway said: ${line}`);
       }
     }
     for (const [key, list] of Object.entries(results)) complain_about_missing(bench, key, list);
@@ -73,7 +73,7 @@ export const unflushed = {
     const front = await gateway.start(database);
     const count = bench.quick ? 150 : 450;
     const results = [];
-    for (let round = 0; round < Math.min(bench.rounds, 3); ++round) {
+    for (let round = 0; round < (bench.quick ? 1 : bench.fewer_rounds); ++round) {
       bench.progress(`unflushed: round ${round + 1}`);
       // The pause is longer than the gateway goes on looking for unflushed commits: each round begins from rest.
       const args = ['--set', 'set synchronous_commit = off', '--pause', '7', '--rate', '150', '--count', String(count)];
@@ -84,6 +84,6 @@ export const unflushed = {
       bench.row({ name: `synchronous_commit=off: ${name}`, unit: 'ms', ours: values, target, noisy: results.some((one) => one.noisy), command: './dev bench unflushed' });
     row('first message after a pause', results.map((one) => one.first_us / 1000), { at_most: 450 });
     row('p99 of those sent after it arrived', results.map((one) => one.after_first.p99_us / 1000), { at_most: 10 });
-    await front.stop();
+    for (const line of await front.stop()) bench.note(`the gateway said: ${line}`);
   },
 };

@@ -11,6 +11,7 @@ export const median = (values) => {
 export class session {
   constructor({ rounds, quick, foreign_bound, retries, progress }) {
     Object.assign(this, { rounds, quick, foreign_bound, retries_left: retries, progress });
+    this.fewer_rounds = Math.min(rounds, 3); // where a round is long
     this.discarded = 0;
     this.noisy = 0;
     this.rows = [];

@@ -49,6 +49,6 @@ export const writers = {
     row('trigger_orders', 'NOTIFY trigger', 'inserts into a watched table, 8 clients');
     await feed.stop();
     await events.stop();
-    await front.stop();
+    for (const line of await front.stop()) bench.note(`the gateway said: ${line}`);
   },
 };
