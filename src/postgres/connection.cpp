@@ -18,6 +18,7 @@
 
 #include "base/log.hpp"
 #include "postgres/conninfo.hpp"
+#include "postgres/look_up.hpp"
 #include "postgres/readiness.hpp"
 
 namespace postbus::postgres {
@@ -121,8 +122,15 @@ struct connection::impl {
 
   asio::awaitable<result<>> connect(const connect_options& options) {
     const auto deadline = from_now(options.deadline);
-    const auto words = conninfo::from(options);
+    auto words = conninfo::from(options);
     if (!words) co_return words.error();
+    std::map<std::string, std::vector<std::string>, std::less<>> addresses;
+    for (const auto& name : words->unresolved()) {
+      auto found = co_await look_up(name, deadline);
+      if (!found) co_return found.error();
+      addresses.emplace(name, std::move(*found));
+    }
+    if (!addresses.empty()) words->use_addresses(addresses);
     pg = words->start();
     if (!pg) co_return error{errc::internal, "out of memory"};
     PQsetNoticeReceiver(pg, &take_notice, &last_words);

@@ -70,7 +70,7 @@ using parameter = std::optional<std::string_view>;
  * libpq 15 has no way to cancel a statement without blocking, so a deadline that passes closes the session, and the
  * statement's outcome is unknown. TCP keep-alive and tcp_user_timeout are set on every session (the URL may set others),
  * so that a half-open socket with data on its way is noticed within seconds.
- * Not asynchronous: libpq resolves host names in open() on the calling thread; addresses and sockets cost nothing.
+ * Host names are looked up on Asio's resolver thread, not by libpq, which would block.
  * Source: PostgreSQL manual, "Asynchronous Command Processing", "Pipeline Mode", "Functions Associated with the COPY Command".
  */
 class connection {

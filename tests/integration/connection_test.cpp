@@ -216,8 +216,20 @@ TEST(connection, says_how_to_mend_a_session_it_could_not_open) {
     const auto malformed = co_await connection::open({.conninfo = "postgresql://u:hush%zz@h/x"});
     EXPECT_EQ(malformed.error().code, errc::invalid_argument);
     EXPECT_THAT(malformed.error().text + malformed.error().detail, testing::Not(testing::HasSubstr("hush")));
-    const auto no_password = co_await connection::open({.conninfo = cluster::shared().url_as("postbus", "", "postbus")});
+    const auto no_password = co_await connection::open({.conninfo = cluster::shared().url_as("postgres", "", "postbus")});
     EXPECT_THAT(no_password.error().text, testing::HasSubstr("wants a password"));
+  }());
+}
+
+TEST(connection, finds_a_host_by_name) {
+  run([]() -> asio::awaitable<void> {
+    auto& server = cluster::shared().server();
+    auto c = co_await open({.conninfo = fmt::format("postgresql://postgres:{}@localhost:{}/postbus", server.password(), server.port())});
+    const auto works = co_await c.query("select 1", {}, 5s);
+    EXPECT_TRUE(works);
+    const auto unknown = co_await connection::open({.conninfo = "postgresql://u@no-such-host.invalid/d"});
+    EXPECT_FALSE(unknown);
+    if (!unknown) EXPECT_THAT(unknown.error().text, testing::HasSubstr("host's name"));
   }());
 }
 
@@ -233,6 +245,44 @@ TEST(connection, gives_up_on_a_server_that_does_not_answer_the_handshake) {
     const auto opened = co_await connection::open({.conninfo = url, .deadline = 50ms});
     EXPECT_EQ(opened.error().code, errc::timed_out);
   }(network.port(), network));
+}
+
+/** TLS keeps bytes that the socket no longer shows: results and streams larger than one record must not stall. */
+TEST(connection, reads_everything_through_tls) {
+  testing_support::temporary_folder keys;
+  const auto key = keys.path() + "/key.pem";
+  const auto certificate = keys.path() + "/certificate.pem";
+  const auto make = fmt::format("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test -keyout {} -out {} "
+                                "2>/dev/null && chmod 600 {} && {{ [ $(id -u) != 0 ] || chown postgres {}; }}",
+                                key, certificate, key, key);
+  ASSERT_EQ(std::system(make.c_str()), 0);
+  cluster c{{{"ssl", "on"}, {"ssl_cert_file", certificate}, {"ssl_key_file", key}}};
+  run([](cluster& on) -> asio::awaitable<void> {
+    const auto url = on.url_as("postgres", on.server().password(), "postbus") + "?sslmode=require";
+    auto s = co_await open({.conninfo = url});
+    const auto in_use = co_await s.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()", {}, 5s);
+    EXPECT_EQ(in_use->text(0, 0), "t");
+    for (int size = 1'000; size < 300'000; size = size * 9 / 8 + 1) {
+      const std::string text(static_cast<std::size_t>(size), 'x');
+      const parameter p[] = {text};
+      const auto echoed = co_await s.query("select $1::text", p, 10s);
+      if (!echoed) throw std::runtime_error{fmt::format("{} bytes: {}", size, echoed.error().text)};
+      EXPECT_EQ(echoed->text(0, 0).size(), text.size());
+    }
+    on.psql("create publication p");
+    auto stream = co_await open({.conninfo = url, .replication = true});
+    auto started = co_await stream.execute("CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL pgoutput", 10s);
+    started = co_await stream.execute("START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p', messages 'true')", 10s);
+    EXPECT_TRUE(started);
+    on.psql("select pg_logical_emit_message(true, 'p', repeat('x', n * 37)) from generate_series(1, 1000) n");
+    int got = 0;
+    while (got < 1000) {
+      const auto waited = co_await stream.wait_copy_data(10s);
+      if (!waited) throw std::runtime_error{fmt::format("after {}: {}", got, waited.error().text)};
+      for (auto taken = stream.take_copy_data(); taken && *taken; taken = stream.take_copy_data())
+        if ((**taken)[0] == 'w' && (**taken)[25] == 'M') ++got;
+    }
+  }(c));
 }
 
 }  // namespace

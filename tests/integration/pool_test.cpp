@@ -142,7 +142,7 @@ TEST(pool, fails_at_once_while_sessions_cannot_be_opened_and_comes_back) {
       taken = co_await p.acquire(10s);
     }
     EXPECT_EQ(net.connections(), 2u);
-  }(fmt::format("postgresql://postbus:{}@127.0.0.1:{}/postbus", server.password(), network.port()), network));
+  }(fmt::format("postgresql://postgres:{}@127.0.0.1:{}/postbus", server.password(), network.port()), network));
 }
 
 TEST(pool, closing_fails_who_waits_and_outlives_its_leases) {

@@ -33,7 +33,7 @@ struct posting {
       : network{loop.get_executor(), cluster::shared().server().port()},
         sessions{loop.get_executor(),
                  {.session = {.conninfo = !url.empty()       ? url
-                                          : through_network ? fmt::format("postgresql://postbus:{}@127.0.0.1:{}/{}",
+                                          : through_network ? fmt::format("postgresql://postgres:{}@127.0.0.1:{}/{}",
                                                                           cluster::shared().server().password(), network.port(), db.name())
                                                             : db.url(),
                               .application_name = "postbus poster test"}}},
