@@ -199,7 +199,8 @@ void tls_stream::shutdown() {
 
 bool tls_stream::handshake_done() const { return native_->ssl != nullptr && SSL_is_init_finished(native_->ssl) != 0; }
 bool tls_stream::wants_write() const { return native_->wants_write; }
-bool tls_stream::has_buffered() const { return native_->ssl != nullptr && SSL_has_pending(native_->ssl) != 0; }
+// Not SSL_has_pending: that counts half a record too, for which only the socket can bring the rest.
+bool tls_stream::has_buffered() const { return native_->ssl != nullptr && SSL_pending(native_->ssl) > 0; }
 std::string tls_stream::why() const { return native_->why; }
 
 }  // namespace postbus::gateway

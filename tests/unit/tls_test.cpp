@@ -152,6 +152,26 @@ TEST_F(tls, a_full_socket_takes_part_of_it_and_the_rest_later_from_elsewhere) {
   EXPECT_EQ(received, payload);
 }
 
+TEST_F(tls, half_a_record_is_nothing_to_read_yet) {
+  pair ends;
+  tls_stream server{*context_, ends.fds[0]};
+  ASSERT_TRUE(ends.handshake(server));
+  BIO* const captured = BIO_new(BIO_s_mem());
+  SSL_set0_wbio(ends.client, captured);
+  ASSERT_EQ(SSL_write(ends.client, "hello", 5), 5);
+  char* record = nullptr;
+  const auto size = static_cast<std::size_t>(BIO_get_mem_data(captured, &record));
+  std::array<char, 100> buffer;
+  for (const std::size_t half : {std::size_t{3}, size / 2 - 3}) {  // inside the header, then inside the rest
+    ASSERT_EQ(::write(ends.fds[1], record, half), static_cast<ssize_t>(half));
+    record += half;
+    EXPECT_EQ(server.read(buffer).is, what::would_block);
+    EXPECT_FALSE(server.has_buffered()) << "who reads until nothing is buffered would never end";
+  }
+  ASSERT_GT(::write(ends.fds[1], record, size - size / 2), 0);
+  EXPECT_EQ(server.read(buffer).bytes, 5u);
+}
+
 TEST_F(tls, old_versions_and_other_protocols_are_refused) {
   pair old{"\x08http/1.1", TLS1_1_VERSION};
   tls_stream server{*context_, old.fds[0]};
