@@ -20,6 +20,7 @@ void session::socket_ready(std::uint32_t events) {
     if (closed_) return;
     if (!blocked_) on_drained();
   }
+  if ((events & EPOLLOUT) != 0 && socket_.read_waits_for_write()) events |= EPOLLIN;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == 0 || closed_) return;
   if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ended_ = true;
   if (reading_paused_) {
@@ -51,7 +52,7 @@ void session::read_some() {
       return;
     }
     if (socket_.fd() < 0) return;  // handed on
-    if (got.bytes < buffer.size() && !socket_.has_buffered() && !ended_) return;  // edge-triggered: more bytes ring again
+    if (got.bytes < buffer.size() && !socket_.reads_in_parts() && !ended_) return;  // edge-triggered: more bytes ring again
   }
   home_.post([weak = handle()] {
     if (auto* const self = *weak; self != nullptr && !self->closed_ && !self->reading_paused_) self->read_some();

@@ -49,8 +49,6 @@ io_outcome socket::write(std::string_view bytes) {
   }
 }
 
-bool socket::has_buffered() const { return tls_ && tls_->stream.has_buffered(); }
-
 void socket::shutdown_write() {
   if (tls_) tls_->stream.shutdown();
   ::shutdown(fd_, SHUT_WR);

@@ -21,8 +21,10 @@ public:
   int fd() const { return fd_; }
   io_outcome read(std::span<char> into);
   io_outcome write(std::string_view bytes);
-  /** TLS: decrypted bytes wait in memory, where no poll sees them. */
-  bool has_buffered() const;
+  /** True when a read that filled only part of its buffer does not mean that the socket is dry: TLS hands out one record at a time. */
+  bool reads_in_parts() const { return tls_ != nullptr; }
+  /** TLS: the last read cannot go on before the socket takes bytes (a handshake whose answer did not fit). */
+  bool read_waits_for_write() const { return tls_ && tls_->stream.wants_write(); }
   /** No more will be written: sends what tells the peer so. */
   void shutdown_write();
 

@@ -3,54 +3,24 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
-#include <cstdio>
+
+#include "support/certificate.hpp"
 
 namespace postbus::gateway {
 namespace {
 
 using what = io_outcome::what;
 
-/** A folder with a fresh self-signed certificate and its key. */
 class tls : public testing::Test {
 protected:
-  tls() {
-    auto name = (std::filesystem::temp_directory_path() / "tls_test_XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-    make("cert.pem", "key.pem");
-    context_ = tls_context::load(file("cert.pem"), file("key.pem")).value();
-  }
-  ~tls() override { std::filesystem::remove_all(folder_); }
-
-  std::filesystem::path file(std::string_view name) const { return folder_ / name; }
-
-  void make(std::string_view certificate, std::string_view key_name) {
-    EVP_PKEY* const key = EVP_EC_gen("P-256");
-    X509* const cert = X509_new();
-    X509_gmtime_adj(X509_getm_notBefore(cert), 0);
-    X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
-    X509_set_pubkey(cert, key);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("localhost"), -1, -1, 0);
-    X509_set_issuer_name(cert, X509_get_subject_name(cert));
-    X509_sign(cert, key, EVP_sha256());
-    auto* out = std::fopen(file(certificate).c_str(), "w");
-    PEM_write_X509(out, cert);
-    std::fclose(out);
-    out = std::fopen(file(key_name).c_str(), "w");
-    PEM_write_PrivateKey(out, key, nullptr, nullptr, 0, nullptr, nullptr);
-    std::fclose(out);
-    X509_free(cert);
-    EVP_PKEY_free(key);
-  }
-
-  std::filesystem::path folder_;
-  std::shared_ptr<const tls_context> context_;
+  std::filesystem::path file(std::string_view name) const { return files_.file(name); }
+  test::certificate files_;
+  std::shared_ptr<const tls_context> context_ = tls_context::load(files_.chain(), files_.key()).value();
 };
 
 /** Two connected non-blocking sockets with small buffers; OpenSSL's client on the second. */
@@ -229,7 +199,7 @@ TEST_F(tls, a_reload_leaves_open_streams_alone) {
   pair ends;
   tls_stream server{*context_, ends.fds[0]};
   ASSERT_TRUE(ends.handshake(server));
-  make("cert.pem", "key.pem");
+  files_.make();
   context_ = tls_context::load(file("cert.pem"), file("key.pem")).value();  // the old context is gone
   EXPECT_EQ(server.write("still").is, what::done);
   pair next;
@@ -238,7 +208,7 @@ TEST_F(tls, a_reload_leaves_open_streams_alone) {
 }
 
 TEST_F(tls, files_that_do_not_fit_are_named) {
-  make("other.pem", "other_key.pem");
+  files_.make("other.pem", "other_key.pem");
   const auto text = [&](const char* certificate, const char* key) {
     const auto loaded = tls_context::load(file(certificate), file(key));
     EXPECT_FALSE(loaded);
