@@ -70,7 +70,10 @@ void http_session::set_state(state next) {
   state_ = next;
   switch (next) {
     case state::idle: arm(home().limits().idle_deadline); break;
-    case state::reading: arm(home().limits().header_deadline); break;
+    case state::reading:
+      in_body_ = false;
+      arm(home().limits().header_deadline);
+      break;
     case state::discarding: arm(discard_deadline); break;
     case state::busy:
     case state::waiting: disarm(); break;
@@ -139,11 +142,11 @@ void http_session::feed() {
     switch (parser_->state()) {
       case http_parser::stage::need_more: break;
       case http_parser::stage::body:
+        if (!std::exchange(in_body_, true) && !begin_body()) return;
         if (parser_->take_wants_continue()) {
           out() += "HTTP/1.1 100 Continue\r\n\r\n";
           home().flush_later(*this);
         }
-        arm(home().limits().body_deadline);
         break;
       case http_parser::stage::failed:
         last_ = true;
@@ -153,6 +156,23 @@ void http_session::feed() {
     }
     if (all) return;
   }
+}
+
+/** The header is known, the body is still to come. False when it has been answered already: nobody without a token makes us keep 16 MB. */
+bool http_session::begin_body() {
+  arm(home().limits().body_deadline);  // once: who sends a byte now and then does not move it
+  if (!home().shared().tokens.load()) return true;
+  auto parsed = target::parse(parser_->target());
+  if (parsed) {
+    target_ = std::move(*parsed);
+    identify();
+    if (who() != nullptr) return true;
+  }
+  last_ = true;
+  head_only_ = parser_->method() == http_method::head;
+  common_headers_.clear();
+  fail(parsed ? authorise(home(), nullptr, right::post, {}).error() : parsed.error());
+  return false;
 }
 
 void http_session::act() {

@@ -81,6 +81,7 @@ private:
   void on_end() override;
   void flush() override;
   void feed();
+  bool begin_body();
   void act();
   void identify();
   void begin_waiting();
@@ -94,6 +95,7 @@ private:
   state state_{state::idle};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
+  bool in_body_{};
   std::unique_ptr<http_parser> parser_;
   std::optional<class target> target_;
   std::string unread_;  // of the next request, or of a WebSocket's first frames
