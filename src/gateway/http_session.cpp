@@ -238,9 +238,10 @@ void http_session::respond(response answer) {
 void http_session::flush() {
   if (state_ == state::waiting && waiter_ && waiter_->done) finish_wait();
   if (blocked() || closed() || !write_out()) return;
+  if (closing()) return close();  // the client has gone while its answer was on its way
   // The client may still be sending what will never be read; closing now would make the kernel reset the connection and
   // take the answer with it. So: say that no more comes, and read on for a while.
-  if (state_ == state::discarding && !closing()) {
+  if (state_ == state::discarding) {
     shutdown_write();
     if (parser_ && parser_->state() == http_parser::stage::complete && unread_.empty()) close();
   }
