@@ -1,9 +1,10 @@
 // The ping-pong story on ephemeral channels: two applications, one listening through the gateway, one in SQL.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Gateway } from './harness/gateway.mjs';
-import { until } from './harness/program.mjs';
-import { setting } from './harness/setting.mjs';
+import { Program, run, until } from './harness/program.mjs';
+import { setting, source } from './harness/setting.mjs';
 
 const here = setting();
 const payloads = (listener) => listener.events.filter((e) => e.kind === 'message').map((e) => e.payload);
@@ -21,6 +22,18 @@ test('A asks, B does, A hears', async () => {
   const done = await a.event('the answer', (f) => f.sub === 1);
   assert.equal(done.payload, 'job 1001 done');
   await Promise.all([a.close(), b.close()]);
+});
+
+test("the example's two scripts: A gives three jobs, B does them", async () => {
+  const script = (name) => fileURLToPath(source(`examples/ping-pong/${name}`));
+  const b = new Program(script('b.sh'), [here.gateway.url], { detached: true });
+  try {
+    await until('B listens', async () => (await here.gateway.status()).channels.some((c) => c.name === 'workerB' && c.listeners === 1));
+    for (const job of [1001, 1002, 1003]) assert.equal(run(script('a.sh'), [String(job), here.gateway.url]), `job ${job} done\n`);
+    assert.deepEqual(b.lines, ['doing job 1001', 'doing job 1002', 'doing job 1003']);
+  } finally {
+    process.kill(-b.pid, 'SIGKILL');
+  }
 });
 
 test('a message goes out at commit and none on rollback', async () => {

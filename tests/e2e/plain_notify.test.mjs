@@ -4,36 +4,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import pg from 'pg';
 import { Program, run, until } from './harness/program.mjs';
-import { setting } from './harness/setting.mjs';
-
-// The first article's trigger function, unedited.
-const article = `
-create or replace function notify_event() returns trigger as $$
-declare
-  data json;
-  notification json;
-begin
-  -- Convert the old or new row to JSON, based on the kind of action.
-  if (TG_OP = 'DELETE') then
-    data = row_to_json(OLD);
-  else
-    data = row_to_json(NEW);
-  end if;
-  notification = json_build_object('table', TG_TABLE_NAME, 'action', TG_OP, 'data', data);
-  perform pg_notify('events', notification::text);
-  return null;
-end;
-$$ language plpgsql;
-create trigger products_notify_event
-after insert or update or delete on products
-for each row execute procedure notify_event();`;
+import { setting, source, text } from './harness/setting.mjs';
 
 const here = setting({
   prepare: async ({ sql }) => {
-    await sql('create table products (id serial primary key, name text, quantity float); create table parcels (id int primary key, note text, body text)');
-    await sql(article);
+    await sql(text('examples/orders/trigger.sql'));
+    await sql('create table parcels (id int primary key, note text, body text)');
     await sql("select postbus.watch('parcels', notify => 'parcels_changed')");
   },
 });
@@ -41,7 +18,7 @@ const here = setting({
 let folder;
 before(() => {
   folder = mkdtempSync('/tmp/postbus-e2e-c-');
-  run('clang-19', ['-Wall', '-Wextra', '-I', run('pg_config', ['--includedir']).trim(), fileURLToPath(new URL('clients/listen.c', import.meta.url)),
+  run('clang-19', ['-Wall', '-Wextra', '-I', run('pg_config', ['--includedir']).trim(), fileURLToPath(source('examples/orders/listen.c')),
     '-o', join(folder, 'listen'), '-lpq']);
 });
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -65,17 +42,15 @@ const clients = {
     };
   },
   async sequel(channel) {
-    const program = new Program('ruby', [fileURLToPath(new URL('clients/listen.rb', import.meta.url)), here.url, channel]);
+    const program = new Program('ruby', [fileURLToPath(source('examples/orders/listen.rb')), here.url, channel]);
     await program.line(/^listening$/);
     return { payload: async (pattern) => (await program.line(pattern)).input, stop: () => program.stop('SIGKILL') };
   },
   async pg(channel) {
-    const client = new pg.Client({ connectionString: here.url });
-    const heard = [];
-    client.on('notification', (n) => heard.push(n.payload));
-    await client.connect();
-    await client.query(`listen ${channel}`);
-    return { payload: (pattern) => until(`pg hears ${pattern}`, () => heard.find((p) => pattern.test(p))), stop: () => client.end() };
+    const program = new Program(process.execPath, [fileURLToPath(source('examples/orders/listen.js')), here.url, channel],
+      { env: { ...process.env, NODE_PATH: fileURLToPath(new URL('node_modules', import.meta.url)) } });
+    await program.line(/^listening$/);
+    return { payload: async (pattern) => (await program.line(pattern)).input, stop: () => program.stop('SIGKILL') };
   },
   async c(channel) {
     const program = new Program(join(folder, 'listen'), [here.url, channel]);
