@@ -64,7 +64,7 @@ const attempts = {
     image.onload = image.onerror = resolve;
     image.src = `${url}/post?channel=victim&payload=image`;
   }),
-  'a form in a frame': (url) => new Promise((resolve) => {
+  'a form in a frame': (url) => {
     const frame = document.body.appendChild(document.createElement('iframe'));
     frame.name = 'frame';
     const form = document.body.appendChild(document.createElement('form'));
@@ -72,9 +72,8 @@ const attempts = {
     form.method = 'post';
     form.target = 'frame';
     form.enctype = 'text/plain';
-    frame.onload = resolve;
     form.submit();
-  }),
+  },
   'a beacon': (url) => navigator.sendBeacon(`${url}/v1/channels/victim`, 'beacon'),
 };
 
