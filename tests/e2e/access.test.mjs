@@ -196,12 +196,13 @@ describe('TLS', () => {
   });
   after(() => gateway?.stop());
   const curl = (path, ...more) => run('curl', ['-sS', '--fail', '--cacert', certificate, '--max-time', '30', ...more, gateway.url + path]);
+  const post = (payload) => run('curl', ['-sS', '--fail', '--cacert', certificate, '--data-binary', '@-', `${gateway.url}/v1/channels/secure`], { input: payload });
 
   test('curl posts and listens over https, TLS 1.3 and 1.2, no older', async () => {
     for (const version of ['--tlsv1.3', '--tls-max 1.2']) {
       const wait = new Program('curl', ['-sS', '--cacert', certificate, ...version.split(' '), `${gateway.url}/wait?channel=secure`]);
       await until('waiting', () => JSON.parse(curl('/v1/status')).channels.some((c) => c.name === 'secure' && c.listeners === 1));
-      curl('/v1/channels/secure', '-d', `over ${version}`);
+      post(`over ${version}`);
       assert.deepEqual((await wait.ended).code, 0);
       assert.deepEqual(wait.lines, [`over ${version}`]);
     }
@@ -212,7 +213,7 @@ describe('TLS', () => {
     const ca = readFileSync(certificate);
     const socket = await Socket.open(`${gateway.ws}/v1/channels/secure`, { ca });
     const large = 'x'.repeat(300_000);
-    curl('/v1/channels/secure', '-d', large);
+    post(large);
     await socket.event('the large one', (e) => e.payload === large);
     await socket.close();
     const events = await new Promise((resolve, reject) => {
