@@ -30,6 +30,7 @@ test("the example's two scripts: A gives three jobs, B does them", async () => {
   try {
     await until('B listens', async () => (await here.gateway.status()).channels.some((c) => c.name === 'workerB' && c.listeners === 1));
     for (const job of [1001, 1002, 1003]) assert.equal(run(script('a.sh'), [String(job), here.gateway.url]), `job ${job} done\n`);
+    await b.line(/1003/);
     assert.deepEqual(b.lines, ['doing job 1001', 'doing job 1002', 'doing job 1003']);
   } finally {
     process.kill(-b.pid, 'SIGKILL');
