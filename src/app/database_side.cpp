@@ -234,7 +234,7 @@ json::object database_side::status() const {
   for (const auto& t : running_->feeds->watched()) {
     json::value columns = nullptr;
     if (t.columns) columns = json::array(t.columns->begin(), t.columns->end());
-    watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value{t.notify}}, {"columns", std::move(columns)}});
+    watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)}, {"columns", std::move(columns)}});
   }
   all["watched"] = std::move(watched);
   return all;

@@ -53,7 +53,7 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
   };
   for (const auto& c : shared.hub.channels(listed_channels)) {
     const auto found = listeners.find(c.name);
-    add(c.name, found == listeners.end() ? 0 : found->second, c.events, c.events == 0 ? json::value{} : json::value{bus::to_text(c.last)});
+    add(c.name, found == listeners.end() ? 0 : found->second, c.events, c.events == 0 ? json::value{} : json::value(bus::to_text(c.last)));
   }
   status["channels"] = std::move(channels);
   status["channels_in_memory"] = metrics::value(gauge::channels);

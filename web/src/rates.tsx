@@ -44,7 +44,12 @@ export function Rates() {
       made.destroy();
     };
   }, [palette]);
-  useEffect(() => chart.current?.setData(data), [data]);
+  useEffect(() => {
+    const u = chart.current!;
+    u.setData(data);
+    // The legend tells the latest figures until the pointer asks for others.
+    if (u.cursor.idx == null && data[0].length > 0) u.setLegend({ idx: data[0].length - 1 });
+  }, [data, palette]);
   return (
     <section class="panel rates">
       <div class="head"><h2>Message rates</h2><span class="quiet">the last two minutes</span></div>

@@ -37,11 +37,12 @@ export function clock(at: Date): string {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${String(at.getMilliseconds()).padStart(3, '0')}`;
 }
 
-/** The part of a position that changes, `…0a1b2c3d:3`; the whole of it goes into a title. */
+/** The part of a position that changes, `0a1b2c3d·3`, or `0a1b2c3d` for the end of a commit; the whole of it goes into a title. */
 export function shortPosition(position: string): string {
   const [, lsn, index] = /^[0-9a-f]{8}-([0-9a-f]{16})-([0-9a-f]{8})$/.exec(position) ?? [];
   if (lsn === undefined || index === undefined) return position;
-  return `${lsn.replace(/^0+(?=.{6})/, '')}·${index.replace(/^0+(?=.)/, '')}`;
+  const short = lsn.replace(/^0+(?=.{6})/, '');
+  return index === '7fffffff' ? short : `${short}·${index.replace(/^0+(?=.)/, '')}`;
 }
 
 /** Digits after the point that a column of numbers needs, at most four. */
