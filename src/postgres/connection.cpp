@@ -134,12 +134,14 @@ struct connection::impl {
     pg = words->start();
     if (!pg) co_return error{errc::internal, "out of memory"};
     PQsetNoticeReceiver(pg, &take_notice, &last_words);
+    PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);  // with the SQLSTATE: a login that fails leaves nothing but its message
     auto wants = PQstatus(pg) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
     while (wants != PGRES_POLLING_OK) {
       if (wants == PGRES_POLLING_FAILED) {
         const bool password = PQconnectionNeedsPassword(pg);
-        auto e = lost();
-        e.text = password ? "the database wants a password: put it into the URL, PGPASSWORD or ~/.pgpass" : "the database cannot be reached";
+        auto e = from_failed_login(or_empty(PQerrorMessage(pg)));
+        if (password) e.text = "the database wants a password: put it into the URL, PGPASSWORD or ~/.pgpass";
+        close();
         co_return e;
       }
       if (steady::now() >= deadline) {

@@ -53,6 +53,23 @@ error for_client(error e) {
   return e;
 }
 
+error from_failed_login(std::string_view message) {
+  std::string line{message};
+  std::ranges::replace(line, '\n', ' ');
+  while (line.ends_with(' ')) line.pop_back();
+  constexpr std::size_t state_length = 5;
+  for (auto at = line.rfind(":  "); at != std::string::npos && at > 0; at = line.rfind(":  ", at - 1)) {
+    const auto rest = std::string_view{line}.substr(at + 3);
+    const auto is_state = [](unsigned char c) { return std::isdigit(c) || std::isupper(c); };
+    if (rest.size() < state_length + 2 || rest.substr(state_length, 2) != ": " || !std::ranges::all_of(rest.substr(0, state_length), is_state)) continue;
+    const auto state = rest.substr(0, state_length);
+    const auto said = rest.substr(state_length + 2, rest.find(" LOCATION:") - state_length - 2);
+    auto text = state == "42501" ? std::string{"the role may not open a session of this kind"} : safe_text({"FATAL", state, said, {}, {}});
+    return {errc::unavailable, std::move(text), fmt::format("[{}] {}", state, said)};
+  }
+  return {errc::unavailable, "the database cannot be reached", std::move(line)};
+}
+
 std::string_view sqlstate(const error& e) {
   const std::string_view d = e.detail;
   if (d.size() < 7 || d[0] != '[' || d[6] != ']') return {};

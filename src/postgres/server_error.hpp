@@ -28,7 +28,13 @@ error from_server(const server_message& message);
  */
 error for_client(error e);
 
-/** The SQLSTATE of an error made by from_server ("42501"), else "". A view into `e`. */
+/**
+ * A login that failed, from libpq's message at PQERRORS_VERBOSE ("… failed: FATAL:  28P01: password …"; libpq keeps no fields
+ * of it): errc::unavailable, of the last server that answered. Without a SQLSTATE in it nothing answered.
+ */
+error from_failed_login(std::string_view message);
+
+/** The SQLSTATE of an error made by from_server or from_failed_login ("42501"), else "". A view into `e`. */
 std::string_view sqlstate(const error& e);
 
 }  // namespace postbus::postgres
