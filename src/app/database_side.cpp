@@ -37,6 +37,7 @@ struct database_side::running {
         listener{executor,
                  {.session = {.conninfo = options.conninfo_direct, .application_name = "postbus listener"}},
                  {.on_notification = [&self](const postgres::notification& n) { self.notified(n); },
+                  .on_alive = [&self] { self.alive_at_ = self.hub_.head(); },
                   .on_lost = [&self](const error& why) { self.listener_lost(why); },
                   .on_back = [&self] { self.listener_back(); }}},
         changed{executor, steady::time_point::max()} {
@@ -174,7 +175,7 @@ void database_side::publish_notified() {
 void database_side::listener_lost(const error& why) {
   publish_notified();
   listening_.store(false);
-  lost_at_ = hub_.head();
+  lost_at_ = alive_at_.value_or(hub_.head());
   const std::scoped_lock lock{guard_};
   listener_problem_ = why.text;
 }

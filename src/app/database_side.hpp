@@ -81,6 +81,7 @@ private:
   std::atomic<bool> listening_{false};
   mutable std::mutex guard_;  // of listener_problem_
   std::string listener_problem_;
+  std::optional<bus::position> alive_at_;  // the listening session's last sign of life
   bus::position lost_at_;
   bool stopped_{};
   std::size_t under_way_{};  // coroutines of ours

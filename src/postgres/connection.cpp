@@ -111,7 +111,10 @@ struct connection::impl {
     deliver();
     return pg != nullptr;
   }
-  /** TLS may hold decrypted bytes that the socket's readiness does not show. */
+  /**
+   * TLS may hold decrypted bytes that the socket's readiness does not show: of records larger than the 8 kB that libpq
+   * offers room for at least. PostgreSQL 15 sends none, but later versions and proxies between do.
+   */
   bool bytes_in_tls() const {
     auto* tls = static_cast<SSL*>(PQsslStruct(pg, "OpenSSL"));
     return tls && SSL_pending(tls) > 0;

@@ -57,7 +57,6 @@ struct listener::impl {
     session = std::move(*opened);
     session->on_notification([this](const notification& n) { take(n); });
     policy.opened(steady::now());
-    if (std::exchange(opened_before, true)) metrics::add(metrics::counter::reconnects);
   }
 
   asio::awaitable<void> carry_out(const std::string& sql) {
@@ -65,6 +64,7 @@ struct listener::impl {
     if (stopping) co_return;
     if (!done) co_return lost(done.error());
     policy.ran(steady::now());
+    if (events.on_alive) events.on_alive();
     while (!requests.empty() && requests.begin()->first <= policy.settled()) {
       auto one = requests.extract(requests.begin());
       one.mapped().resume({});
@@ -91,7 +91,6 @@ struct listener::impl {
   void take(const notification& n) {
     policy.heard(steady::now());
     if (!policy.is_wanted(n.channel)) return;
-    metrics::add(metrics::counter::events_notify);
     if (events.on_notification) events.on_notification(n);
   }
 
@@ -116,7 +115,6 @@ struct listener::impl {
   asio::steady_timer pause;
   std::optional<connection> session;
   std::multimap<listen_policy::ticket, request> requests;
-  bool opened_before{};
   bool waiting{};
   bool stopping{};
 };

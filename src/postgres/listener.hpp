@@ -26,7 +26,12 @@ struct listener_options {
 /** Called on the listener's executor, from within run(). They must not throw, and must not destroy the listener. */
 struct listener_events {
   std::function<void(const notification&)> on_notification;
-  /** An outage begins: whatever is notified from now on is missed. Once per outage. */
+  /**
+   * A command was answered: what was notified before has been delivered. A half-open connection is noticed late, so the
+   * gap of an outage begins at the last such call and not at on_lost. At least every `idle` in silence.
+   */
+  std::function<void()> on_alive{};
+  /** An outage begins, or has begun since the last on_alive: what is notified in it is missed. Once per outage. */
   std::function<void(const error& reason)> on_lost;
   /** The outage is over and every channel is heard again: now is the time to announce the gap. */
   std::function<void()> on_back;

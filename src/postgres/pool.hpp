@@ -10,6 +10,10 @@
 namespace postbus::postgres {
 
 struct pool_options {
+  /**
+   * Where no transaction pooler stands between, session_options "-c client_connection_check_interval=2s" is worth having: it
+   * ends statements whose session was closed at its deadline, which would keep a connection slot for as long as they hang.
+   */
   connect_options session;
   std::size_t sessions{4};
   std::size_t waiters{1000};  ///< that may wait for a session; one more gets errc::too_many
@@ -49,7 +53,7 @@ public:
 
   /** Waits at most `deadline`: errc::timed_out, errc::too_many, or why a session could not be opened (errc::unavailable). */
   asio::awaitable<result<lease>> acquire(steady::duration deadline);
-  /** Fails those who wait, closes idle sessions, and each lent one when it comes back. acquire() fails from now on. */
+  /** Fails those who wait, closes idle sessions, and each lent one when it comes back. acquire() fails from now on: a poster on it must have ended. */
   void close();
 
   std::size_t idle() const;

@@ -247,7 +247,6 @@ TEST(connection, gives_up_on_a_server_that_does_not_answer_the_handshake) {
   }(network.port(), network));
 }
 
-/** TLS keeps bytes that the socket no longer shows: results and streams larger than one record must not stall. */
 TEST(connection, reads_everything_through_tls) {
   testing_support::temporary_folder keys;
   const auto key = keys.path() + "/key.pem";

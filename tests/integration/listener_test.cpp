@@ -30,9 +30,11 @@ struct listening {
         it{loop.get_executor(),
            {.session = {.conninfo = url.empty() ? through_network() : std::move(url), .application_name = "postbus listener test"}, .limits = limits},
            {.on_notification = [this](const notification& n) { told.push_back(fmt::format("{}={}", n.channel, n.payload)); },
+            .on_alive = [this] { ++alive; },
             .on_lost =
                 [this](const error& why) {
                   reason = why;
+                  if (when_lost) when_lost();
                   ++losses;
                   told.push_back("lost");
                 },
@@ -76,8 +78,8 @@ struct listening {
   testing_support::proxy network;
   std::vector<std::string> told;
   std::optional<error> reason;
-  int losses{}, backs{};
-  std::function<void()> when_back;
+  int alive{}, losses{}, backs{};
+  std::function<void()> when_lost, when_back;
   bool ended{};
   listener it;
 };
@@ -211,8 +213,11 @@ TEST(listener, notices_a_server_process_that_does_not_answer) {
 TEST(listener, notices_a_half_open_connection) {
   listening l{{.idle = 50ms, .answer = 200ms}, ""};
   l.listen("half");
+  l.wait_until([&, seen = l.alive] { return l.alive > seen + 1; });
   l.network.freeze();
   notify("half", "lost on the way");
+  const auto last_alive = l.alive;
+  l.when_lost = [&] { EXPECT_EQ(l.alive, last_alive) << "the gap begins before the message that was lost"; };
   l.wait_for("back");
   EXPECT_EQ(l.reason->code, errc::timed_out);
   notify("half", "after");
