@@ -29,6 +29,7 @@ namespace asio = boost::asio;
 constexpr auto statement_deadline = 10s;
 constexpr auto follow_up = 1s;         // between two attempts to become the one that mirrors
 constexpr auto queue_full_pause = 50ms;
+constexpr auto check_after = 100ms;     // of idleness, a session is looked at before it is used
 constexpr auto idle_session = 60s;     // after which the session of an idle mirror is closed
 constexpr std::string_view queue_full = "54000";
 
@@ -110,6 +111,10 @@ asio::awaitable<result<>> mirror::serve(postgres::connection& session) {
       if (steady::now() - last_used >= idle_session) co_return result<>{};
       co_await sleep(idle_session);
       continue;
+    }
+    if (steady::now() - last_used >= check_after) {  // a session that died meanwhile must not take these along
+      auto alive = co_await session.wait_notifications(0s);
+      if (!alive && alive.error().code != errc::timed_out) co_return alive;
     }
     last_used = steady::now();
     if (!leading) {

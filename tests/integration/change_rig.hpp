@@ -31,7 +31,7 @@ public:
     changes::reader_options options;
     options.conninfo = options.conninfo_direct = db.url();
     options.retry = {.first = std::chrono::milliseconds{20}, .most = std::chrono::milliseconds{200}};
-    direct_through_network = fmt::format("postgresql://postbus:{}@127.0.0.1:{}/{}", db.on().server().password(), network.port(), db.name());
+    direct_through_network = fmt::format("postgresql://postgres:{}@127.0.0.1:{}/{}", db.on().server().password(), network.port(), db.name());
     if (adjust) adjust(options);
     if (options.conninfo_direct.empty()) options.conninfo_direct = direct_through_network;
     mirror = std::make_unique<feeds::mirror>(loop.get_executor(), feeds::mirror::settings{.conninfo = options.conninfo}, hub);

@@ -9,6 +9,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "change_rig.hpp"
 
@@ -277,26 +278,30 @@ TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
   db.psql("select pg_drop_replication_slot('witness')");
 }
 
+/** What any program does that listens to `events`. Ends some moments after `stop`. */
+struct plain_listener {
+  plain_listener(boost::asio::io_context& loop, const std::string& url) { boost::asio::co_spawn(loop, listen(url, *this), boost::asio::detached); }
+  static boost::asio::awaitable<void> listen(std::string url, plain_listener& self) {
+    auto opened = co_await postgres::connection::open({.conninfo = std::move(url)});
+    auto& session = *opened;
+    session.on_notification([&self](const postgres::notification& n) { self.heard.push_back(std::string{n.channel} + ' ' + std::string{n.payload}); });
+    const auto listened = co_await session.execute("listen events", std::chrono::seconds{5});
+    self.listening = listened.has_value();
+    while (!self.stop) co_await session.wait_notifications(std::chrono::milliseconds{50});
+    self.listening = false;
+  }
+  std::vector<std::string> heard;
+  bool listening{}, stop{};
+};
+
 TEST(feeds, are_mirrored_to_a_plain_channel) {
   database db;
   db.psql("create table orders(id int primary key, note text); select postbus.watch('orders', notify => 'events')");
   change_rig rig{db};
   rig.start();
-  std::vector<std::string> heard;
-  bool listening = false, done = false;
-  boost::asio::co_spawn(
-      rig.loop,
-      [](std::string url, std::vector<std::string>& out, bool& ready, bool& stop) -> boost::asio::awaitable<void> {
-        auto opened = co_await postgres::connection::open({.conninfo = url});
-        auto& plain = *opened;
-        plain.on_notification([&out](const postgres::notification& n) { out.push_back(std::string{n.channel} + ' ' + std::string{n.payload}); });
-        const auto listened = co_await plain.execute("listen events", std::chrono::seconds{5});
-        ready = listened.has_value();
-        while (!stop) co_await plain.wait_notifications(std::chrono::milliseconds{50});
-        ready = false;
-      }(db.url(), heard, listening, done),
-      boost::asio::detached);
-  rig.wait([&] { return listening; });
+  plain_listener plain{rig.loop, db.url()};
+  auto& heard = plain.heard;
+  rig.wait([&] { return plain.listening; });
   db.psql("begin; insert into orders values (1, 'one'), (2, 'two'); update orders set note = 'same' where id = 1; update orders set note = 'same' where id = 1; commit");
   db.psql("update orders set note = repeat('x', 8000) where id = 2; delete from orders where id = 1");
   db.psql("begin; insert into orders values (9, 'never'); rollback");
@@ -308,8 +313,54 @@ TEST(feeds, are_mirrored_to_a_plain_channel) {
                                  R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
                                  R"(events {"table":"orders","action":"UPDATE","data":{"id":2},"truncated":true,"position":")" + position + "\"}",
                                  R"(events {"table":"orders","action":"DELETE","data":{"id":1}})"));
-  done = true;
-  rig.wait([&] { return !listening; });
+  plain.stop = true;
+  rig.wait([&] { return !plain.listening; });
+}
+
+TEST(feeds, are_mirrored_by_one_gateway_of_two_which_the_other_replaces) {
+  database db;
+  db.psql("create table orders(id int primary key); select postbus.watch('orders', notify => 'events')");
+  change_rig one{db}, two{db};
+  one.start();
+  two.start();
+  plain_listener plain{one.loop, db.url()};
+  one.wait([&] { return plain.listening; });
+  const auto both = [&](std::size_t count) {
+    one.wait([&] {
+      two.loop.restart();
+      two.loop.poll();
+      return plain.heard.size() >= count;
+    });
+  };
+  db.psql("insert into orders values (1)");
+  both(1);
+  db.psql("insert into orders values (2)");
+  both(2);
+  // Whoever mirrors is cut off: it comes back, or the other takes over; no event comes twice.
+  db.psql("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 1835627122 and granted "
+          "and database = (select oid from pg_database where datname = current_database())");
+  int id = 3;
+  one.wait([&] {
+    two.loop.restart();
+    two.loop.poll();
+    if (id < 400 && plain.heard.size() < 5) db.psql(fmt::format("insert into orders values ({})", id++));
+    return plain.heard.size() >= 5;
+  });
+  std::set<std::string> distinct{plain.heard.begin(), plain.heard.end()};
+  EXPECT_EQ(distinct.size(), plain.heard.size());
+  plain.stop = true;
+  one.wait([&] { return !plain.listening; });
+}
+
+TEST(feeds, work_for_a_gateway_that_is_no_superuser) {
+  database db;
+  db.psql("do $$ begin create role gateway_role login replication password 'secret' in role postbus_admin; exception when duplicate_object then null; end $$;"
+          "create type mood as enum ('fine'); create table orders(id int primary key, m mood); select postbus.watch('orders', notify => 'events')");
+  change_rig rig{db, [&](changes::reader_options& o) { o.conninfo = o.conninfo_direct = db.url_as("gateway_role", "secret"); }};
+  rig.start();
+  db.psql("insert into orders values (1, 'fine'); select postbus.post('a', 'x')");
+  EXPECT_EQ(data_of(rig.payloads("table:public.orders", 1)[0]), R"({"id":1,"m":"fine"})");
+  EXPECT_EQ(rig.payloads("a", 1)[0], "x");
 }
 
 }  // namespace
