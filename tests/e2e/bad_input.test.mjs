@@ -222,7 +222,7 @@ describe('WebSocket frames', () => {
     'UTF-8 broken over two fragments': [Buffer.concat([frame(1, Buffer.from([0x22, 0xe2, 0x82]), { fin: false }), frame(0, Buffer.from([0x22]))]), 1007],
     'a close reason that is not UTF-8': [frame(8, Buffer.from([3, 0xe8, 0xff])), 1007],
     'a length beyond the limit': [frame(1, '', { length: 0x7fffffff }), 1009],
-// Beyond the limit with the last fragment and not by much: what lies unread when the gateway closes may cost the client the close frame.
+    // Beyond the limit with the last fragment and not by much: what lies unread when the gateway closes may cost the client the close frame.
     'fragments beyond the limit': [(path) => {
       const parts = path === '/v1/ws' ? Array(32).fill(1 << 20) : [60_000];
       return Buffer.concat([...parts, 8192].map((bytes, i) => frame(i ? 0 : 1, Buffer.alloc(bytes, 'x'), { fin: false })));
