@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <mutex>
+#include <random>
 
 #include "base/json_text.hpp"
 #include "base/metrics.hpp"
@@ -88,6 +89,8 @@ struct hub::state {
   std::size_t kept_bytes{};
   std::uint64_t floor_seq{1};  // the oldest seq in memory
   position floor{};            // nothing at or before it can be told for sure
+  position begun{};            // where this process began to publish
+  std::uint32_t first_notify{position::first_notify_index};  // of this process: see begin()
   std::deque<gap> gaps;
   boost::unordered_flat_map<std::string, std::unique_ptr<channel_state>, string_hash, std::equal_to<>> channels;
   std::vector<shard*> shards;
@@ -111,8 +114,8 @@ struct hub::state {
 
   void place(event& e) {
     if (e.at == position{}) {
-      const auto next = head.from_notify() ? head.index + 1 : position::first_notify_index;
-      e.at = {head.epoch, head.lsn, next};
+      if (head.index == UINT32_MAX) head = {head.epoch, head.lsn + 1, position::end_of_commit};
+      e.at = {head.epoch, head.lsn, head.from_notify() ? head.index + 1 : first_notify};
     }
     head = std::max(head, e.at);
     e.seq = next_seq++;
@@ -168,6 +171,11 @@ struct hub::state {
     return std::ranges::all_of(shards, [&](const shard* s) { return s->pending_.bytes <= limits.inbox_bytes; });
   }
 
+  // Plain notifications are known to the process that heard them and to no other.
+  bool is_foreign_notify(const position& at) const {
+    return at.from_notify() && at.lsn <= begun.lsn && (at.lsn < begun.lsn || at.index < first_notify || at > head);
+  }
+
   // The kept events of `channel` after `from`, oldest first; see the essay above.
   replay since(std::string_view name, const start& from, std::size_t most) const {
     replay given{head, {}};
@@ -201,6 +209,7 @@ struct hub::state {
       if (seq != 0 && !all && at <= after) complete = true;
       std::ranges::reverse(given.events);
     }
+    if (!all && is_foreign_notify(after)) complete = false;
     if (!complete) {
       metrics::add(metrics::counter::gaps_history);
       const auto to = given.events.empty() ? head : std::max(after, floor);
@@ -240,6 +249,9 @@ void hub::begin(position at) {
   const std::scoped_lock lock{state_->guard};
   state_->head = at;
   state_->floor = at;
+  state_->begun = at;
+  // Each process counts its notifications from a place of its own, so that a position another one gave out is recognised.
+  state_->first_notify = position::first_notify_index + (std::random_device{}() % 1024 << 20);
 }
 
 bool hub::publish(std::shared_ptr<batch> events) {
@@ -297,6 +309,7 @@ void hub::announce_reset(position at, std::string_view reason) {
   s.gaps.clear();
   s.head = at;
   s.floor = at;
+  s.begun = at;
   for (auto& [name, channel] : s.channels) {
     channel->last = nullptr;
     channel->last_seq = 0;

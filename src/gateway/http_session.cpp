@@ -15,6 +15,7 @@ namespace postbus::gateway {
 namespace {
 
 constexpr std::chrono::milliseconds discard_deadline{2'000};
+constexpr std::size_t most_unread_answers = 256 * 1024;
 
 }  // namespace
 
@@ -62,7 +63,7 @@ public:
 };
 
 http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
-http_session::~http_session() = default;
+http_session::~http_session() { release_body(); }
 
 void http_session::begin() { arm(home().limits().idle_deadline); }
 
@@ -130,7 +131,7 @@ void http_session::on_bytes(std::span<char> bytes) {
 }
 
 void http_session::feed() {
-  while (!closed() && !unread_.empty() && (state_ == state::idle || state_ == state::reading)) {
+  while (!closed() && !unread_.empty() && !answers_unread() && (state_ == state::idle || state_ == state::reading)) {
     if (!parser_) parser_ = std::make_unique<http_parser>(http_limits{.body_bytes = home().limits().max_message + (64u << 10)});
     if (state_ == state::idle) set_state(state::reading);
     const auto taken = parser_->feed(unread_);
@@ -150,6 +151,7 @@ void http_session::feed() {
         break;
       case http_parser::stage::failed:
         last_ = true;
+        head_only_ = false;
         fail(parser_->failure());
         return;
       case http_parser::stage::complete: act(); break;
@@ -174,6 +176,16 @@ bool http_session::begin_body() {
   fail(parsed ? authorise(home(), nullptr, right::post, {}).error() : parsed.error());
   return false;
 }
+
+bool http_session::reserve_body(std::size_t bytes) {
+  if (!home().reserve_bodies(bytes)) return false;
+  body_reserved_ += bytes;
+  return true;
+}
+
+void http_session::release_body() { home().release_bodies(std::exchange(body_reserved_, 0)); }
+
+bool http_session::answers_unread() const { return out_bytes() > most_unread_answers; }
 
 void http_session::act() {
   metrics::add(metrics::counter::requests);
@@ -219,6 +231,8 @@ void http_session::respond(response answer) {
   bytes += "\r\n";
   if (!head_only_) bytes += answer.body;
   target_.reset();
+  body_begun_ = false;
+  release_body();
   home().flush_later(*this);
   if (last_) {
     set_state(state::discarding);
@@ -227,6 +241,7 @@ void http_session::respond(response answer) {
   }
   parser_->reset();
   set_state(state::idle);
+  if (answers_unread()) return;  // flush goes on when they have been read
   resume_reading();
   if (!unread_.empty()) {
     home().post([weak = handle()] {
@@ -237,7 +252,12 @@ void http_session::respond(response answer) {
 
 void http_session::flush() {
   if (state_ == state::waiting && waiter_ && waiter_->done) finish_wait();
+  const bool was_unread = answers_unread();
   if (blocked() || closed() || !write_out()) return;
+  if (was_unread && state_ == state::idle) {
+    resume_reading();
+    feed();
+  }
   if (closing()) return close();  // the client has gone while its answer was on its way
   // The client may still be sending what will never be read; closing now would make the kernel reset the connection and
   // take the answer with it. So: say that no more comes, and read on for a while.

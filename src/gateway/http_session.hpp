@@ -81,6 +81,11 @@ private:
   void on_end() override;
   void flush() override;
   void feed();
+  /** Counts the body's bytes against the loop's bound; false when there is no room. */
+  bool reserve_body(std::size_t bytes);
+  void release_body();
+  /** The client does not read its answers: no more requests are taken from it until it does. */
+  bool answers_unread() const;
   bool begin_body();
   void act();
   void identify();
@@ -95,6 +100,8 @@ private:
   state state_{state::idle};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
+  bool body_begun_{};
+  std::size_t body_reserved_{};  // of the loop's memory for bodies
   bool in_body_{};
   std::unique_ptr<http_parser> parser_;
   std::optional<class target> target_;

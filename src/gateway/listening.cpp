@@ -15,7 +15,8 @@ bool lies_ahead(const bus::hub& hub, const bus::start& from) {
   const auto head = hub.head();
   if (head.epoch == 0) return true;
   const auto* const after = std::get_if<bus::position>(&from);
-  return after != nullptr && after->epoch == head.epoch && *after > head;
+  if (after == nullptr || after->epoch != head.epoch) return false;
+  return after->from_notify() ? after->lsn > head.lsn : *after > head;
 }
 
 }  // namespace

@@ -78,6 +78,13 @@ public:
   /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
   void watch(int fd, session& now, bool is_new);
 
+  /** Memory for request bodies on their way in, over all connections of this loop; false when the bound is reached. */
+  bool reserve_bodies(std::size_t bytes) {
+    if (bodies_ + bytes > limits().max_bodies) return false;
+    bodies_ += bytes;
+    return true;
+  }
+  void release_bodies(std::size_t bytes) { bodies_ -= bytes; }
   class listening& listening() { return listening_; }
 
   /** Calls `visit` for every session of this loop. */
@@ -110,6 +117,7 @@ private:
   std::vector<session*> dirty_, after_flush_, graveyard_;
   session* first_{};  // of all sessions
   std::size_t sessions_{};
+  std::size_t bodies_{};
   std::size_t coroutines_{};
   class listening listening_{*this};
   int spare_descriptor_{-1};

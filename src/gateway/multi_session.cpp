@@ -187,6 +187,7 @@ void websocket_multi::refuse(std::int64_t id, const error& why) {
 }
 
 void websocket_multi::act(std::string_view text) {
+  if (out_bytes() > home().limits().max_lag) return end(errc::too_slow);  // asks, and does not read the answers
   auto parsed = parse_ws_message(text);
   if (auto* const refused = std::get_if<ws_refusal>(&parsed)) {
     if (refused->id) return refuse(*refused->id, refused->why);

@@ -145,10 +145,22 @@ TEST_F(bus_fixture, plain_notifications_get_the_last_lsn_and_an_index_of_their_o
     hub_.publish(plain);
   }
   const auto all = hub_.history("a", from_beginning{}, 10);
-  EXPECT_EQ(all.events[1]->at, (position{epoch, 101, 0x80000000}));
-  EXPECT_EQ(all.events[2]->at, (position{epoch, 101, 0x80000001}));
+  const auto first = all.events[1]->at;
+  EXPECT_TRUE(first.from_notify());
+  EXPECT_EQ(first.lsn, 101u);
+  EXPECT_EQ(all.events[2]->at, (position{epoch, 101, first.index + 1}));
   post("a", "two", 102);
   EXPECT_EQ(hub_.head(), (position{epoch, 102, 0}));
+}
+
+TEST_F(bus_fixture, a_position_that_another_process_gave_a_notification_is_answered_with_a_gap) {
+  auto plain = std::make_shared<batch>();
+  plain->add("a", kind::message, payload_form::text, "plain", {}, 0);
+  hub_.publish(plain);
+  const auto own = hub_.history("a", from_beginning{}, 10).events[0]->at;
+  EXPECT_EQ(texts(hub_.history("a", own, 10)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, own.index + 1000}, 10)), "gap ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, own.index}, 10)), "gap plain ");
 }
 
 TEST_F(bus_fixture, a_slow_reader_is_a_lagging_cursor_that_others_do_not_feel) {
