@@ -148,6 +148,10 @@ void http_session::feed() {
           out() += "HTTP/1.1 100 Continue\r\n\r\n";
           home().flush_later(*this);
         }
+        if (!reserve_body(taken)) {
+          last_ = true;
+          return fail({errc::unavailable, "too many large requests at once; try again in a moment"});
+        }
         break;
       case http_parser::stage::failed:
         last_ = true;
@@ -231,7 +235,6 @@ void http_session::respond(response answer) {
   bytes += "\r\n";
   if (!head_only_) bytes += answer.body;
   target_.reset();
-  body_begun_ = false;
   release_body();
   home().flush_later(*this);
   if (last_) {

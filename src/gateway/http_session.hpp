@@ -100,7 +100,6 @@ private:
   state state_{state::idle};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
-  bool body_begun_{};
   std::size_t body_reserved_{};  // of the loop's memory for bodies
   bool in_body_{};
   std::unique_ptr<http_parser> parser_;
