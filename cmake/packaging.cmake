@@ -1,13 +1,14 @@
-# What `cmake --install` puts where: the program, the libraries an outside project links (postbus::client and what that
-# stands on, as archives) with their headers, and the papers.
+# What `cmake --install` puts where: the program, the libraries an outside project links (postbus::client, postbus::embed and
+# what those stand on, as archives) with their headers, and the papers.
 install(TARGETS postbus RUNTIME COMPONENT program)
 install(FILES LICENSE THIRD_PARTY.md CHANGELOG.md README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
 
 set(POSTBUS_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/postbus)
-set(exported postbus_asio postbus_openssl)
-foreach(room IN ITEMS base bus client)
-  list(APPEND exported postbus_${room})
-endforeach()
+set(exported postbus_asio postbus_openssl postbus_base postbus_bus postbus_client)
+if(TARGET postbus_embed)
+  list(APPEND exported postbus_libpq postbus_postgres postbus_changes postbus_feeds postbus_embed)
+  target_compile_features(postbus_embed PUBLIC cxx_std_20)
+endif()
 foreach(target IN LISTS exported)
   string(REPLACE postbus_ "" name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
