@@ -36,7 +36,7 @@ void channel_session::begin() {
 void channel_session::flush() {
   if (closed()) return;
   if (!blocked() && write_out()) {
-    if (closing()) return close();
+    if (closing()) return close_when_peer_does();
     while (!blocked() && !closed()) {
       const auto waiting = pending();
       if (waiting.empty()) break;
@@ -102,6 +102,7 @@ void websocket_channel::append_ending(std::string& out, errc why) {
 }
 
 void websocket_channel::on_bytes(std::span<char> bytes) {
+  if (closing()) return;
   heard_ = true;
   for (;;) {
     const auto item = parser_.next(bytes);

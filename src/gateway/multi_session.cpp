@@ -69,7 +69,7 @@ void multi_session::queue(const bus::event_ref& e, const subscription& from) {
 void multi_session::flush() {
   while (!blocked() && !closed()) {
     if (!write_out()) return;
-    if (closing()) return close();
+    if (closing()) return close_when_peer_does();
     if (pending_.empty()) {
       pending_bytes_ = 0;
       return;
@@ -137,7 +137,7 @@ void websocket_multi::on_timer() {
 
 void websocket_multi::on_bytes(std::span<char> bytes) {
   heard_ = true;
-  while (!closed()) {
+  while (!closed() && !closing()) {
     const auto item = parser_.next(bytes);
     using what = websocket::item::what;
     switch (item.is) {

@@ -2,9 +2,17 @@
 
 #include <sys/epoll.h>
 
+#include <utility>
+
 #include "base/metrics.hpp"
 
 namespace postbus::gateway {
+namespace {
+
+/** For the peer to close after our last word. */
+constexpr std::chrono::milliseconds peer_deadline{2'000};
+
+}  // namespace
 
 session::session(loop& home, socket&& s, std::unique_ptr<identity> who) : home_{home}, socket_{std::move(s)}, who_{std::move(who)} {}
 
@@ -107,6 +115,12 @@ void session::close_after_out() {
   closing_ = true;
   home_.flush_later(*this);
   arm(home_.limits().stall_deadline);
+}
+
+void session::close_when_peer_does() {
+  if (std::exchange(said_all_, true)) return;
+  shutdown_write();
+  arm(peer_deadline);
 }
 
 void session::close_if_stalled() {

@@ -73,6 +73,11 @@ protected:
   /** Closes once `out` has been written; a client that takes nothing of it for stall_deadline is not waited for. */
   void close_after_out();
   bool closing() const { return closing_; }
+  /**
+   * Everything has been written: says that no more comes and waits a little for the peer to close. Closing at once, with bytes
+   * of the peer's unread, would make the kernel reset the connection and take the last words with it.
+   */
+  void close_when_peer_does();
   /** For on_timer of a session that is closing. */
   void close_if_stalled();
   socket take_socket() { return std::move(socket_); }
@@ -107,7 +112,7 @@ private:
   session_timer timer_{*this};
   session* next_{};
   session** previous_{};
-  bool blocked_{}, closing_{}, closed_{}, dirty_{}, after_{}, reading_paused_{}, unread_{}, ended_{};
+  bool blocked_{}, closing_{}, said_all_{}, closed_{}, dirty_{}, after_{}, reading_paused_{}, unread_{}, ended_{};
 };
 
 }  // namespace postbus::gateway
