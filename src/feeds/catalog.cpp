@@ -5,9 +5,10 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json.hpp>
 
+#include <fmt/format.h>
+
 #include <charconv>
 
-#include "base/log.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::feeds {
@@ -17,8 +18,11 @@ using namespace std::chrono_literals;
 namespace asio = boost::asio;
 
 constexpr auto deadline = 10s;
-/** How long the stream may wait for a commit to become visible: a pending synchronous standby can take for ever. */
-constexpr auto visibility_limit = 1s;
+/**
+ * How long the stream may wait for a commit to become visible: a pending synchronous standby can take for ever. Then the
+ * stream is made anew, which is told as a gap, rather than showing rows under options that have been replaced.
+ */
+constexpr auto visibility_limit = 5s;
 
 template <class Int>
 Int number(std::string_view text) {
@@ -57,8 +61,9 @@ asio::awaitable<result<std::vector<watched_table>>> database_catalog::watched(st
   for (;;) {
     auto found = co_await ask("statements/feeds/watched.sql", visible_xid == 0 ? postgres::parameter{} : postgres::parameter{xid});
     if (!found) co_return found.error();
-    if (found->is_true(0, 6) || steady::now() > limit) {
-      if (!found->is_true(0, 6)) log::warning("feeds", "a change of the watched tables is committed and still not visible; its options apply later");
+    if (!found->is_true(0, 6) && steady::now() > limit)
+      co_return error{errc::timed_out, "a change of the watched tables is committed and cannot be seen yet: does it wait for a synchronous standby?"};
+    if (found->is_true(0, 6)) {
       std::vector<watched_table> all;
       for (std::size_t row = 0; row < found->size() && found->get(row, 0); ++row) {
         auto& table = all.emplace_back();

@@ -24,7 +24,7 @@ struct watched_table {
 class catalog {
 public:
   virtual ~catalog() = default;
-  /** All watched tables as they are once transaction `visible_xid` (0: any moment) can be seen; waits a little for that. */
+  /** All watched tables as they are once transaction `visible_xid` (0: any moment) can be seen; waits a little for that (errc::timed_out). */
   virtual boost::asio::awaitable<result<std::vector<watched_table>>> watched(std::uint64_t visible_xid) = 0;
   /** What is known of `types` and of what they are made of. */
   virtual boost::asio::awaitable<result<std::vector<type_row>>> types(std::vector<oid> types) = 0;

@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "change_rig.hpp"
 
@@ -350,6 +351,29 @@ TEST(feeds, are_mirrored_by_one_gateway_of_two_which_the_other_replaces) {
   EXPECT_EQ(distinct.size(), plain.heard.size());
   plain.stop = true;
   one.wait([&] { return !plain.listening; });
+}
+
+TEST(feeds, are_never_shown_under_options_that_cannot_be_seen_yet) {
+  testing_support::cluster own;
+  database db{own};
+  db.psql("create table w(id int primary key, secret text); select postbus.watch('w')");
+  change_rig rig{db};
+  rig.start();
+  const auto standby = [&](const char* setting) {
+    db.psql(setting);
+    db.psql("select pg_reload_conf()");
+  };
+  // The narrower watch is in the WAL, and its session waits for a standby that is not there.
+  standby("alter system set synchronous_standby_names = 'ghost'");
+  std::thread narrowing{[url = db.url()] { session{url}.psql("select postbus.watch('w', columns => '{id}')"); }};
+  rig.wait([&] { return rig.reader->status().reconnects > 0; });
+  standby("alter system reset synchronous_standby_names");
+  narrowing.join();
+  rig.wait([&] { return rig.reader->status().ready(); });
+  db.psql("insert into w values (1, 'hush')");
+  rig.wait([&] { return rig.hub.history("table:public.w", bus::from_beginning{}, 9).events.size() == 1; });
+  EXPECT_EQ(data_of(std::string{rig.hub.history("table:public.w", bus::from_beginning{}, 9).events[0]->payload}), R"({"id":1})");
+  rig.stop();
 }
 
 TEST(feeds, work_for_a_gateway_that_is_no_superuser) {
