@@ -4,29 +4,14 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "postbus/event.hpp"
+#include "postbus/request_error.hpp"
 
 namespace postbus {
-
-/** Thrown when a gateway refuses, cannot be reached, or does not answer in time. what() says what to do. */
-class request_error : public std::runtime_error {
-public:
-  request_error(std::string code, const std::string& text, bool may_retry);
-  /** A name of docs/errors.md: "unauthorised", "invalid_channel", "timed_out", …. */
-  std::string_view code() const& noexcept { return code_; }
-  std::string_view code() const&& = delete;
-  /** The same call may succeed later. */
-  bool may_retry() const noexcept { return may_retry_; }
-
-private:
-  std::string code_;
-  bool may_retry_;
-};
 
 struct client_options {
   std::string token{};                              ///< sent as Authorization: Bearer; never logged

@@ -141,6 +141,9 @@ void add_commands(CLI::App& app, words& said) {
   c->add_flag("--allow-breaking", said.setup.allow_breaking, "Also take steps that stop programs of the version before");
   c->add_flag("--revoke-emit", said.setup.revoke_emit, "Also take pg_logical_emit_message from PUBLIC, so that nobody can forge a message");
 
+  c = add_command(app, "doctor", "Check the database and print the exact fix for each finding", "postbus --db postgresql://postgres@db/shop doctor");
+  c->add_flag("--json", said.doctor.json, "One JSON document");
+
   c = add_command(app, "post", "Post one message, or one per line of the input", "postbus post orders 'hello'\n  tail -f app.log | postbus post log -");
   c->add_option("channel", said.post.channel, "Where to post")->required()->type_name("CHANNEL");
   c->add_option("payload", said.post.payload, "The message; - posts each line of the input; nothing posts an empty one")->type_name("PAYLOAD|-");
@@ -223,6 +226,7 @@ int run_command(std::string_view name, words& said) {
   if (name == "serve") return run_serve(said);
   log::configure(log::level::warning, false);
   if (name == "setup") return setup(said.at, said.setup);
+  if (name == "doctor") return doctor(said.at, said.doctor);
   if (name == "post") {
     said.post.lines = said.post.payload == "-";
     return post(said.at, said.post);

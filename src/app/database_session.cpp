@@ -35,6 +35,11 @@ asio::awaitable<void> connect(const std::string& conninfo, std::optional<result<
 
 }  // namespace
 
+void run_to_end(asio::awaitable<void> work) {
+  asio::io_context loop{1};
+  run_to_end(loop, std::move(work));
+}
+
 struct database_session::impl {
   asio::io_context loop{1};
   std::optional<postgres::connection> connection;

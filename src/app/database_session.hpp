@@ -13,6 +13,19 @@
 
 namespace postbus::app {
 
+/** Runs `work` to its end on a loop that lives as long; throws what it threw. */
+void run_to_end(boost::asio::awaitable<void> work);
+/** The same for work that has an outcome. */
+template <class T>
+T run_once(boost::asio::awaitable<T> work) {
+  std::optional<T> out;
+  run_to_end([](boost::asio::awaitable<T> from, std::optional<T>* into) -> boost::asio::awaitable<void> {
+    auto value = co_await std::move(from);
+    into->emplace(std::move(value));
+  }(std::move(work), &out));
+  return std::move(*out);
+}
+
 /** A blocking session for commands that run plain SQL and end: postgres::connection with a loop of its own. */
 class database_session {
 public:

@@ -22,7 +22,7 @@ std::string text_of(std::string_view name, const json::value& value) {
   if (value.is_string()) return std::string{value.get_string()};
   if (value.is_bool()) return value.get_bool() ? "yes" : "no";
   if (value.is_null()) return "-";
-  if (!value.is_number()) return json::serialize(value);
+  if (!value.is_number() || name == "server_version") return json::serialize(value);
   const auto number = value.to_number<double>();
   if (name.ends_with("_bytes")) return human_bytes(number);
   if (name.ends_with("_s") || name.ends_with("_seconds")) return number < 100 ? fmt::format("{:.3g} s", number) : grouped(static_cast<long long>(number)) + " s";
@@ -61,6 +61,7 @@ std::string tables_of(const json::array& watched) {
 void add_members(table& out, const json::object& of, const std::string& prefix) {
   for (const auto& member : of) {
     const std::string_view name{member.key().data(), member.key().size()};
+    if (member.value().is_string() && member.value().get_string().empty()) continue;
     if (member.value().is_object())
       add_members(out, member.value().get_object(), prefix + label_of(name) + ' ');
     else if (name == "watched" && member.value().is_array())

@@ -15,9 +15,6 @@
 
 namespace postbus {
 
-request_error::request_error(std::string code, const std::string& text, bool may_retry)
-    : std::runtime_error{text}, code_{std::move(code)}, may_retry_{may_retry} {}
-
 void remote::raise(const error& why) {
   const auto& known = traits(why.code);
   throw request_error{std::string{known.name}, why.text, known.retry};

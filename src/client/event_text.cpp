@@ -5,40 +5,11 @@
 #include <charconv>
 #include <optional>
 
-#include "base/json_text.hpp"
-#include "bus/event.hpp"
+#include "bus/public_event.hpp"
 #include "client/problem.hpp"
-
-namespace postbus {
-
-std::string_view to_text(event_kind kind) noexcept {
-  return kind == event_kind::unknown ? "unknown" : bus::to_text(static_cast<bus::kind>(kind));
-}
-
-std::string to_json(const event& e) {
-  std::string out = R"({"id":)";
-  append_json_string(out, e.position);
-  out += R"(,"channel":)";
-  append_json_string(out, e.channel);
-  out += R"(,"kind":)";
-  append_json_string(out, to_text(e.kind));
-  out += R"(,"at":)";
-  append_json_string(out, e.at);
-  out += R"(,"payload":)";
-  if (e.is_json)
-    out += e.payload;
-  else
-    append_json_string(out, e.payload);
-  out += '}';
-  return out;
-}
-
-}  // namespace postbus
 
 namespace postbus::remote {
 namespace {
-
-static_assert(static_cast<int>(event_kind::reset) == static_cast<int>(bus::kind::reset), "the public kinds are the bus's, in its order");
 
 constexpr bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
@@ -171,7 +142,7 @@ result<server_message> parse_server_message(std::string_view frame) {
     auto time = parse_json_string(at);
     if (!word || !position || !name || !time || payload.empty()) return unreadable();
     const auto known = bus::parse_kind(*word);
-    out.item.kind = known ? static_cast<event_kind>(*known) : event_kind::unknown;
+    out.item.kind = known ? bus::to_public(*known) : event_kind::unknown;
     out.item.position = std::move(*position);
     out.item.channel = std::move(*name);
     out.item.at = std::move(*time);

@@ -1,0 +1,309 @@
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <openssl/evp.h>
+
+#include <boost/json/parse.hpp>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "client/resume_file.hpp"
+#include "support/cluster.hpp"
+#include "support/program.hpp"
+
+// The commands that talk to a gateway, as a user runs them: the built program on both ends, killed where that matters.
+
+namespace postbus {
+namespace {
+
+using testing::HasSubstr;
+using testing_support::database;
+using testing_support::outcome;
+using testing_support::program;
+using testing_support::run_program;
+using testing_support::temporary_folder;
+
+std::string text(const boost::json::value& json, std::string_view name) {
+  const auto& member = json.at(boost::json::string_view{name.data(), name.size()});
+  return member.is_string() ? std::string{member.get_string()} : std::string{};
+}
+
+std::string sha256(std::string_view of) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned size = 0;
+  EVP_Digest(of.data(), of.size(), digest.data(), &size, EVP_sha256(), nullptr);
+  std::string out;
+  for (unsigned i = 0; i < size; ++i) out += fmt::format("{:02x}", digest[i]);
+  return out;
+}
+
+/** `postbus serve` on a fresh database, on a port that stays the same when it is started again. */
+class command_line_gateway : public testing::Test {
+protected:
+  void SetUp() override { start(); }
+
+  void start(program::words more = {}) {
+    program::words words{"--db", db.url(), "serve", "--threads", "1", "--port", port};
+    words.insert(words.end(), more.begin(), more.end());
+    gateway = std::make_unique<program>(words);
+    const auto line = gateway->line();
+    ASSERT_TRUE(line) << gateway->rest_of_errors();
+    const auto at = line->find("http");
+    ASSERT_NE(at, std::string::npos) << *line;
+    url = line->substr(at);
+    port = url.substr(url.rfind(':') + 1);
+  }
+  void kill_gateway() {
+    gateway->signal(SIGKILL);
+    EXPECT_EQ(gateway->wait(), 128 + SIGKILL);
+  }
+  outcome run(program::words words, std::string_view input = {}) { return run_program(std::move(words), {{"POSTBUS_URL", url}}, input); }
+  std::unique_ptr<program> open(program::words words, program::environment extra = {}) {
+    extra.emplace("POSTBUS_URL", url);
+    return std::make_unique<program>(std::move(words), std::move(extra));
+  }
+  void post(std::string_view channel, std::string_view payload) { db.psql(fmt::format("select postbus.post('{}', '{}'::text)", channel, payload)); }
+  /** Waits until a listener is confirmed: it gets what is posted again and again until it has it. */
+  std::string first_line(program& listener, std::string_view channel) {
+    for (int i = 0; i < 600; ++i) {
+      post(channel, "knock");
+      if (const auto line = listener.line(std::chrono::milliseconds{50})) return *line;
+    }
+    return {};
+  }
+
+  database db;
+  temporary_folder folder;
+  std::string port{"0"};
+  std::string url;
+  std::unique_ptr<program> gateway;
+};
+
+TEST_F(command_line_gateway, listen_prints_posts_feeds_and_plain_notify) {
+  db.psql("create table orders(id int primary key, what text)");
+  db.psql("select postbus.watch('orders')");
+  auto listener = open({"listen", "a", "table:public.orders", "--json", "--count", "4", "--from", "beginning"});
+  EXPECT_EQ(run({"post", "a", "hello \"ü\""}).status, 0);
+  EXPECT_EQ(run({"post", "a", "--json", R"({"n":12345678901234567890.123})"}).status, 0);
+  db.psql("insert into orders values (1, 'x')");
+  const auto first = listener->line(), second = listener->line(), third = listener->line();
+  ASSERT_TRUE(first && second && third);
+  db.psql("notify a, 'plain'");
+  const auto fourth = listener->line();
+  ASSERT_TRUE(fourth);
+  EXPECT_EQ(listener->wait(), 0);
+  std::map<std::string, boost::json::value> by_payload;
+  std::set<std::string> whole{*first, *second, *third, *fourth};
+  EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("channel":"a","kind":"message")")));
+  EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("payload":"hello \"ü\""})")));
+  EXPECT_THAT(whole, testing::Contains(HasSubstr("12345678901234567890.123")));
+  EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("kind":"insert")")));
+  EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("payload":"plain"})")));
+  for (const auto& line : whole) EXPECT_NO_THROW(text(boost::json::parse(line), "id")) << line;
+}
+
+TEST_F(command_line_gateway, people_get_one_line_per_event_without_control_characters) {
+  auto listener = open({"listen", "a"});
+  ASSERT_THAT(first_line(*listener, "a"), testing::MatchesRegex("..:..:......  a  knock"));
+  EXPECT_EQ(run({"post", "a", "two\nlines \x1b[31m"}).status, 0);
+  std::optional<std::string> line;
+  do line = listener->line();
+  while (line && line->ends_with("knock"));
+  ASSERT_TRUE(line);
+  EXPECT_THAT(*line, HasSubstr("two\\nlines \\x1b[31m"));
+  listener->signal(SIGINT);
+  EXPECT_EQ(listener->wait(), 0);
+}
+
+TEST_F(command_line_gateway, wait_prints_one_payload_or_gives_up_with_status_4) {
+  auto waiting = open({"wait", "deployed"});
+  const auto got = first_line(*waiting, "deployed");
+  EXPECT_EQ(got, "knock");
+  EXPECT_EQ(waiting->wait(), 0);
+  const auto late = run({"wait", "never", "--timeout", "200ms"});
+  EXPECT_EQ(late.status, 4);
+  EXPECT_THAT(late.err, HasSubstr("never"));
+  EXPECT_EQ(late.out, "");
+}
+
+TEST_F(command_line_gateway, post_goes_through_a_named_gateway_line_by_line) {
+  auto listener = open({"listen", "log", "--json", "--count", "3", "--from", "beginning"});
+  ASSERT_EQ(run({"post", "log", "-"}, "one\ntwo\nthree").status, 0);
+  for (const auto* expected : {"one", "two", "three"}) {
+    const auto line = listener->line();
+    ASSERT_TRUE(line);
+    EXPECT_EQ(text(boost::json::parse(*line), "payload"), expected);
+  }
+  EXPECT_EQ(listener->wait(), 0);
+  const auto large = run({"post", "log", "-"}, "fine\n" + std::string(17u << 20, 'x') + "\n");
+  EXPECT_EQ(large.status, 1);
+  EXPECT_THAT(large.err, HasSubstr("1 lines posted; line 2"));
+}
+
+TEST_F(command_line_gateway, status_is_a_document_and_a_table) {
+  auto listener = open({"listen", "busy channel"});
+  first_line(*listener, "busy channel");
+  const auto document = boost::json::parse(run({"status", "--json"}).out);
+  EXPECT_TRUE(document.at("ready").as_bool());
+  EXPECT_EQ(text(document.at("tier"), "name"), "wal");
+  EXPECT_TRUE(document.at("channels").is_array());
+  const auto shown = run({"status"});
+  EXPECT_EQ(shown.status, 0);
+  EXPECT_THAT(shown.out, HasSubstr(url));
+  EXPECT_THAT(shown.out, testing::ContainsRegex("busy channel +1 "));
+  listener->signal(SIGTERM);
+  EXPECT_EQ(listener->wait(), 0);
+}
+
+TEST_F(command_line_gateway, a_killed_log_with_resume_repeats_events_and_misses_none) {
+  constexpr int total = 400;
+  const auto position = folder.path() + "/position";
+  std::map<std::string, std::string> seen;  // id to payload
+  std::set<std::string> payloads;
+  const auto take = [&](const std::string& line) {
+    const auto e = boost::json::parse(line);
+    ASSERT_EQ(text(e, "kind"), "message") << line;
+    const auto [known, is_new] = seen.emplace(text(e, "id"), text(e, "payload"));
+    EXPECT_EQ(known->second, text(e, "payload")) << "one position, two payloads";
+    payloads.insert(text(e, "payload"));
+  };
+  const program::words words{"listen", "log", "--json", "--from", "beginning", "--resume", position};
+  int posted = 0;
+  for (int round = 0; round < 8; ++round) {
+    auto listener = open(words);
+    db.psql(fmt::format("select postbus.post('log', n::text) from generate_series({}, {}) n", posted, posted + total / 8 - 1));
+    posted += total / 8;
+    for (int i = 0; i < 7 + round * 5; ++i) {
+      const auto line = listener->line();
+      ASSERT_TRUE(line) << listener->rest_of_errors();
+      take(*line);
+    }
+    listener->signal(SIGKILL);
+    listener->wait();
+    // What it printed before it died stands in its output, as it would in the log file.
+    auto rest = listener->rest_of_output();
+    for (std::size_t end = 0; (end = rest.find('\n')) != std::string::npos; rest.erase(0, end + 1)) take(rest.substr(0, end));
+  }
+  auto last = open(words);
+  while (payloads.size() < static_cast<std::size_t>(total)) {
+    const auto line = last->line(std::chrono::seconds{10});
+    ASSERT_TRUE(line) << "only " << payloads.size() << " of " << total << " arrived";
+    take(*line);
+  }
+  last->signal(SIGTERM);
+  EXPECT_EQ(last->wait(), 0);
+  const auto saved = remote::resume_file{position}.load().value();
+  EXPECT_EQ(saved.at("log"), seen.rbegin()->first);
+  EXPECT_EQ(seen.size(), static_cast<std::size_t>(total));
+}
+
+TEST_F(command_line_gateway, a_killed_gateway_is_come_back_to_and_what_may_be_missing_is_told) {
+  const auto position = folder.path() + "/position";
+  auto listener = open({"listen", "log", "--json", "--resume", position});
+  ASSERT_NE(first_line(*listener, "log"), "");
+  kill_gateway();
+  ASSERT_THAT(listener->error_line().value_or(""), HasSubstr("trying again"));
+  post("log", "nobody hears this");
+  start();
+  ASSERT_THAT(listener->error_line().value_or(""), HasSubstr("again"));
+  post("log", "after");
+  bool told = false;
+  for (;;) {
+    const auto line = listener->line();
+    ASSERT_TRUE(line) << "the listener has fallen silent";
+    const auto e = boost::json::parse(*line);
+    told |= text(e, "kind") == "gap" || text(e, "kind") == "reset";
+    if (text(e, "payload") == "after") break;
+  }
+  EXPECT_TRUE(told);
+  listener->signal(SIGTERM);
+  EXPECT_EQ(listener->wait(), 0);
+  EXPECT_TRUE(remote::resume_file{position}.load().value().contains("log"));
+}
+
+TEST_F(command_line_gateway, a_gateway_that_drains_sends_its_listeners_away_without_an_error) {
+  auto listener = open({"listen", "log", "--json"});
+  ASSERT_NE(first_line(*listener, "log"), "");
+  gateway->signal(SIGTERM);
+  EXPECT_EQ(gateway->wait(), 0);
+  ASSERT_THAT(listener->error_line().value_or(""), HasSubstr("1001"));
+  start();
+  ASSERT_NE(first_line(*listener, "log"), "");
+  listener->signal(SIGINT);
+  EXPECT_EQ(listener->wait(), 0);
+}
+
+TEST_F(command_line_gateway, tokens_decide_and_a_refusal_ends_the_command) {
+  gateway->signal(SIGTERM);
+  gateway->wait();
+  const auto tokens = folder.path() + "/tokens.toml";
+  std::ofstream{tokens} << "[[token]]\nname = \"reader\"\nsha256 = \"" << sha256("sesame") << "\"\nlisten = [\"orders\"]\npost = []\n";
+  start({"--tokens", tokens});
+  const auto none = run({"listen", "orders"});
+  EXPECT_EQ(none.status, 1);
+  EXPECT_THAT(none.err, HasSubstr("token"));
+  const program::environment sesame{{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "sesame"}};
+  const auto narrow = run_program({"listen", "orders", "invoices"}, sesame);
+  EXPECT_EQ(narrow.status, 1);
+  EXPECT_THAT(narrow.err, HasSubstr("invoices"));
+  EXPECT_EQ(run_program({"post", "orders", "x"}, sesame).status, 1);
+  auto listener = open({"listen", "orders", "--count", "1", "--json"}, {{"POSTBUS_TOKEN", "sesame"}});
+  EXPECT_THAT(first_line(*listener, "orders"), HasSubstr("knock"));
+  EXPECT_EQ(listener->wait(), 0);
+  EXPECT_EQ(run_program({"status"}, {{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "two\nlines"}}).status, 2);
+}
+
+TEST_F(command_line_gateway, wrong_gateways_and_positions_are_told_apart) {
+  EXPECT_EQ(run({"listen", "a", "--from", "yesterday"}).status, 2);
+  EXPECT_EQ(run({"listen", "a\nb"}).status, 2);
+  std::ofstream{folder.path() + "/other"} << "not a resume file\n";
+  const auto foreign = run({"listen", "a", "--resume", folder.path() + "/other"});
+  EXPECT_EQ(foreign.status, 1);
+  EXPECT_THAT(foreign.err, HasSubstr("not a resume file"));
+  EXPECT_EQ(run({"watch", "orders"}).status, 3);  // a gateway alone does not say where the database is
+  const auto no_gateway = run_program({"--url", "http://127.0.0.1:1", "status"});
+  EXPECT_EQ(no_gateway.status, 1);
+  EXPECT_THAT(no_gateway.err, HasSubstr("cannot reach http://127.0.0.1:1"));
+}
+
+TEST(command_line_embedded, commands_find_the_serve_of_a_data_folder) {
+  const temporary_folder folder;
+  const auto data = folder.path() + "/data";
+  program gateway{{"serve", "--data", data, "--port", "0", "--threads", "1"}};
+  ASSERT_TRUE(gateway.line(std::chrono::minutes{2})) << gateway.rest_of_errors();
+  const auto run = [&](program::words words) {
+    words.insert(words.begin(), {"--data", data});
+    return run_program(std::move(words));
+  };
+  EXPECT_EQ(run({"status"}).status, 0);
+  const auto doctor = run({"doctor", "--json"});
+  EXPECT_EQ(doctor.status, 0) << doctor.out << doctor.err;
+  EXPECT_EQ(text(boost::json::parse(doctor.out).at("tier"), "name"), "wal");
+  EXPECT_EQ(run({"psql", "--", "-qc", "create table orders(id int primary key)"}).status, 0);
+  EXPECT_EQ(run({"watch", "orders"}).status, 0);
+  program listener{{"--data", data, "listen", "orders", "--count", "1", "--json", "--from", "beginning"}};
+  EXPECT_EQ(run({"post", "orders", "hello"}).status, 0);
+  EXPECT_THAT(listener.line().value_or(""), HasSubstr("hello"));
+  EXPECT_EQ(listener.wait(), 0);
+  gateway.signal(SIGTERM);
+  EXPECT_EQ(gateway.wait(), 0);
+  EXPECT_EQ(run({"status"}).status, 3);
+}
+
+TEST(command_line_doctor, names_what_is_wrong_and_the_fix) {
+  testing_support::cluster without{{{"wal_level", "replica"}}};
+  const database db{without};
+  const auto shown = run_program({"--db", db.url(), "doctor"});
+  EXPECT_THAT(shown.out, HasSubstr("alter system set wal_level"));
+  EXPECT_THAT(shown.out, HasSubstr("NOTIFY"));
+  const auto document = boost::json::parse(run_program({"--db", db.url(), "doctor", "--json"}).out);
+  EXPECT_EQ(text(document.at("tier"), "name"), "notify");
+  const database bare{database::with::nothing};
+  const auto missing = run_program({"--db", bare.url(), "doctor"});
+  EXPECT_THAT(missing.out, HasSubstr("setup"));
+}
+
+}  // namespace
+}  // namespace postbus
