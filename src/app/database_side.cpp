@@ -112,6 +112,8 @@ void database_side::stop() {
   running_->pool.close();
 }
 
+void database_side::close() { running_.reset(); }
+
 // --- Posting
 
 asio::awaitable<result<bus::position>> database_side::post(std::string channel, bus::payload_form form, std::string payload) {

@@ -51,6 +51,8 @@ public:
   void stop();
   /** Everything has ended after stop(). The executor's thread. */
   bool stopped() const { return under_way_ == 0; }
+  /** Closes its sessions. After stopped(), and before the executor's context goes. */
+  void close();
 
   boost::asio::awaitable<result<bus::position>> post(std::string channel, bus::payload_form form, std::string payload) override;
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;

@@ -12,6 +12,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <thread>
 
@@ -246,6 +247,13 @@ result<> run(const serve_options& options) {
   signals.signals.cancel(ignored);
   database.stop();
   server.finish([&] { return database.stopped(); }, 3s);
+  if (!database.stopped()) {
+    // Something of the database side hangs and may still use what would be destroyed now.
+    log::warning("serve", "the database side did not end in time; leaving without it");
+    if (embedded) embedded->stop();
+    std::_Exit(0);
+  }
+  database.close();
   log::info("serve", "stopped");
   return {};
 }
