@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <regex>
 
 #include "base/clock.hpp"
 #include "postgres/migrations.hpp"
@@ -181,6 +182,24 @@ TEST(command_line_usage, exit_statuses_and_texts) {
     const auto alone = run_program(words);
     EXPECT_EQ(alone.status, 3) << command;
     EXPECT_THAT(alone.err, HasSubstr("postbus serve")) << command;
+  }
+}
+
+TEST(command_line_usage, the_manual_names_every_command_and_option) {
+  std::ifstream file{POSTBUS_SOURCE_DIR "/docs/cli.md"};
+  const std::string manual{std::istreambuf_iterator<char>{file}, {}};
+  for (const auto* command : {"", "serve", "setup", "doctor", "post", "listen", "wait", "watch", "unwatch", "watched", "status", "psql"}) {
+    program::words words{"--help"};
+    if (*command != 0) {
+      words.insert(words.begin(), command);
+      EXPECT_THAT(manual, HasSubstr(std::string{"`"} + command)) << "docs/cli.md";
+    }
+    const auto help = run_program(std::move(words)).out;
+    const std::regex option{"^  (?:-h,)?(--[a-z-]+)", std::regex::multiline};
+    std::size_t found = 0;
+    for (std::sregex_iterator each{help.begin(), help.end(), option}, end; each != end; ++each, ++found)
+      EXPECT_THAT(manual, HasSubstr((*each)[1].str())) << command << ": docs/cli.md";
+    EXPECT_GT(found, 0U) << command;
   }
 }
 
