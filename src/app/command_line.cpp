@@ -123,6 +123,8 @@ void add_serve(CLI::App& app, words& said) {
   certificate->needs(key);
   key->needs(certificate);
   c->add_flag("--behind-proxy", said.serve.behind_proxy, "A proxy in front ends TLS")->excludes(certificate);
+  c->add_option("--host", said.serve.hosts, "A name it answers to beside localhost; may be repeated")->type_name("NAME");
+  c->add_option("--allow-origin", said.serve.allowed_origins, "Pages of this origin may use it; may be repeated")->type_name("ORIGIN");
   c->add_flag("--demo", said.serve.demo, "Load the stories and drive them");
   c->add_flag("--no-setup", said.serve.no_setup, "Never install or upgrade the schema");
   c->add_option("--data", said.at.data, "Folder of the private PostgreSQL")->type_name("DIR");

@@ -206,6 +206,9 @@ result<> run(const serve_options& options) {
   }
   using scheme = gateway::origin_policy::scheme;
   asked.origins.seen_as = asked.tls ? scheme::https : options.behind_proxy ? scheme::any : scheme::http;
+  asked.origins.hosts = options.hosts;
+  asked.origins.allowed_origins = options.allowed_origins;
+  if (auto sane = gateway::check_policy(asked.origins); !sane) return sane;
   raise_descriptor_limit();
 
   bus::hub hub{{.history_bytes = options.history_bytes}};

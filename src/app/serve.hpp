@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/log.hpp"
 
@@ -21,6 +22,9 @@ struct serve_options {
   std::string tls_certificate;  ///< PEM chain; given together with tls_key or not at all
   std::string tls_key;
   bool behind_proxy{};          ///< TLS ends before us: a public address is allowed without it
+
+  std::vector<std::string> hosts;            ///< names the gateway answers to, beside the loopback ones
+  std::vector<std::string> allowed_origins;  ///< pages of these may use it
 
   bool demo{};                  ///< load and drive the stories
   bool no_setup{};              ///< never migrate the schema
