@@ -95,8 +95,6 @@ void loop::run() {
   wait_for_tick();
   while (!context_.stopped()) {
     context_.run_one();
-    context_.poll();
-    if (sockets_ready_) poll_sockets();
     finish_turn();
   }
   current_loop = nullptr;
@@ -105,9 +103,9 @@ void loop::run() {
 }
 
 void loop::wait_for_sockets() {
-  sockets_ready_ = false;
+  // The sockets are polled from within the handler: what they start on this executor then runs at once, without a turn of its own.
   sockets_.async_wait(asio::posix::stream_descriptor::wait_read, [this](boost::system::error_code failed) {
-    if (!failed) sockets_ready_ = true;
+    if (!failed) poll_sockets();
   });
 }
 
@@ -150,8 +148,10 @@ void loop::poll_sockets() {
       static_cast<session*>(event.data.ptr)->socket_ready(event.events);
   }
   if (accepting) accept_some();
-  if (count < sockets_a_poll) wait_for_sockets();  // else the next turn takes more first
-  else post([this] { sockets_ready_ = true; });
+  if (count < sockets_a_poll)
+    wait_for_sockets();
+  else
+    post([this] { poll_sockets(); });  // there is more, after this turn's writing
 }
 
 void loop::accept_some() {

@@ -108,7 +108,6 @@ private:
   boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads
   boost::asio::steady_timer tick_;
   steady::time_point next_tick_;
-  bool sockets_ready_{true};
   std::atomic<bool> rung_{false};
   bus::shard shard_;
   timing_wheel wheel_;
