@@ -1,0 +1,137 @@
+#include "postbus/client.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "support/cluster.hpp"
+#include "support/program.hpp"
+
+// The public client against a real gateway, over TLS.
+
+namespace postbus {
+namespace {
+
+using testing::HasSubstr;
+using testing_support::database;
+using testing_support::program;
+using testing_support::temporary_folder;
+using namespace std::chrono_literals;
+
+class client_library : public testing::Test {
+protected:
+  void SetUp() override {
+    const auto command = fmt::format("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+                                     " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {0}/key.pem -out {0}/cert.pem 2>/dev/null",
+                                     folder.path());
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    gateway = std::make_unique<program>(program::words{"--db", db.url(), "serve", "--threads", "1", "--port", "0", "--tls-cert", folder.path() + "/cert.pem", "--tls-key",
+                                                       folder.path() + "/key.pem"});
+    const auto line = gateway->line();
+    ASSERT_TRUE(line) << gateway->rest_of_errors();
+    url = line->substr(line->find("https://"));
+  }
+  client connect() const { return client{url, {.ca_file = folder.path() + "/cert.pem"}}; }
+
+  database db;
+  temporary_folder folder;
+  std::unique_ptr<program> gateway;
+  std::string url;
+};
+
+TEST_F(client_library, posts_and_listens_over_tls) {
+  auto to = connect();
+  auto events = to.listen({"a", "b"});
+  EXPECT_NE(to.post("a", "hello ü"), "");
+  to.post_json("b", R"({"n":12345678901234567890.5})");
+  const auto first = events.next(30s), second = events.next(30s);
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(first->payload, "hello ü");
+  EXPECT_TRUE(second->is_json);
+  EXPECT_THAT(second->payload, HasSubstr("12345678901234567890.5"));
+  EXPECT_THAT(to.status(), HasSubstr("\"ready\":true"));
+  auto again = to.listen({"a", "b"}, {.after = first->position});
+  EXPECT_EQ(again.next(30s)->payload, second->payload);
+  EXPECT_FALSE(again.next(50ms));
+}
+
+TEST_F(client_library, a_large_message_passes_both_ways) {
+  auto to = connect();
+  auto events = to.listen({"a"});
+  std::string large(3u << 20, 'x');
+  large[100] = '\n';
+  to.post("a", large);
+  const auto e = events.next(60s);
+  ASSERT_TRUE(e);
+  EXPECT_TRUE(e->payload == large);
+}
+
+TEST_F(client_library, the_certificate_must_be_trusted_and_name_the_host) {
+  client stranger{url};
+  try {
+    stranger.status();
+    FAIL() << "an unknown certificate was trusted";
+  } catch (const request_error& refused) {
+    EXPECT_THAT(refused.what(), HasSubstr("not trusted"));
+  }
+  const auto port = url.substr(url.rfind(':'));
+  client other{"https://127.0.0.2" + port, {.ca_file = folder.path() + "/cert.pem"}}, named{"https://localhost" + port, {.ca_file = folder.path() + "/cert.pem"}};
+  EXPECT_THROW(other.status(), request_error);  // nothing listens there, or its certificate names another
+  EXPECT_NE(named.status(), "");
+  EXPECT_THROW(client{"localhost" + port}, std::invalid_argument);
+}
+
+TEST_F(client_library, a_subscription_calls_its_handler_and_rethrows_what_it_throws) {
+  auto to = connect();
+  std::mutex guard;
+  std::condition_variable changed;
+  std::vector<std::string> seen;
+  auto subscription = to.listen({"a"}, [&](const event& e) {
+    const std::lock_guard lock{guard};
+    seen.push_back(e.payload);
+    changed.notify_all();
+    if (e.payload == "break") throw std::runtime_error{"on purpose"};
+  });
+  to.post("a", "1");
+  to.post("a", "2");
+  {
+    std::unique_lock lock{guard};
+    ASSERT_TRUE(changed.wait_for(lock, 30s, [&] { return seen.size() == 2; }));
+  }
+  EXPECT_EQ(seen, (std::vector<std::string>{"1", "2"}));
+  to.post("a", "break");
+  EXPECT_THROW(subscription.wait(), std::runtime_error);
+
+  auto quiet = to.listen({"a"}, [](const event&) {});
+  quiet.stop();
+  quiet.wait();
+}
+
+TEST_F(client_library, a_full_queue_holds_back_the_gateway_and_loses_nothing) {
+  auto to = connect();
+  auto events = to.listen({"a"}, {.queue_events = 4});
+  db.psql("select postbus.post('a', repeat('x', 2000) || n) from generate_series(1, 3000) n");
+  for (int n = 1; n <= 3000; ++n) {
+    const auto e = events.next(30s);
+    ASSERT_TRUE(e) << n;
+    ASSERT_FALSE(e->is_notice()) << e->payload;
+    ASSERT_THAT(e->payload, testing::EndsWith("x" + std::to_string(n)));
+  }
+}
+
+TEST_F(client_library, stop_ends_a_waiting_next_from_another_thread) {
+  auto events = connect().listen({"a"});
+  std::thread stopper{[&] { events.stop(); }};
+  EXPECT_FALSE(events.next(1h));
+  stopper.join();
+  EXPECT_TRUE(events.stopped());
+}
+
+}  // namespace
+}  // namespace postbus
