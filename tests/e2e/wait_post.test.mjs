@@ -86,7 +86,10 @@ test('POST answers with the position from which the message is there', async () 
 test('a wait survives the loss of the database connection', async () => {
   const wait = here.gateway.get('/wait?channel=survivor&timeout=60s', { timeout: 60_000 });
   await waiting('survivor');
+  const slot = async () => (await here.gateway.status()).slot.name;
+  const lost = await slot();
   await here.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'postbus%'");
+  await until('the gateway reads from another slot', async () => (await slot()) !== lost);
   await here.gateway.ready();
   // A listener that lost its session may have missed a message; what is posted from now on arrives.
   here.psql("select postbus.post('survivor', 'still here')");
