@@ -256,6 +256,7 @@ TEST(listener, comes_through_a_cut_at_any_reply) {
     l.wait_until([&] { return l.network.replies() >= pings && l.losses == l.backs && l.it.listening() == 2; });
     // Both arrive, or the listener is told of the gap they are in; without a cut they arrive.
     for (int round = 0, before = -1; before != l.losses; ++round) {
+      l.wait_until([&] { return l.losses == l.backs; });  // what is notified within an outage is in that outage's gap
       before = l.losses;
       const auto payload = std::to_string(round);
       notify("a", payload);
