@@ -104,7 +104,10 @@ result<assembler::want> assembler::commit(const pgoutput::commit& c) {
   applied_ = std::max(applied_, end);
   const auto events = batch_->events().subspan(first_);
   std::uint32_t index = 0;
-  for (auto* const e : events) e->at = {epoch_, c.end_lsn, index++};
+  for (auto* const e : events) {
+    e->at = {epoch_, c.end_lsn, index++};
+    e->xid = now_.xid;
+  }
   if (rows_) rows_->committed(events);
   first_ = batch_->events().size();
   return batch_->bytes() >= limits_.publish_bytes && first_ > 0 ? want::publish : want::nothing;
@@ -149,7 +152,7 @@ std::shared_ptr<bus::batch> assembler::committed() {
   const auto ready = open_ ? first_ : batch_->events().size();
   if (ready == 0) return nullptr;
   auto out = std::exchange(batch_, std::make_shared<bus::batch>());
-  for (const auto* const e : out->events().subspan(ready)) batch_->add(e->channel, e->kind, e->form, e->payload, e->at, e->time);
+  for (const auto* const e : out->events().subspan(ready)) batch_->add_copy(*e, *out);
   out->keep_first(ready);
   first_ = now_.first_event = 0;
   bytes_before_ = 0;
