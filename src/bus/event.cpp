@@ -11,8 +11,8 @@
 namespace postbus::bus {
 namespace {
 
-constexpr std::array<std::string_view, 14> words{"message", "insert", "update", "delete", "truncate", "row",  "live",
-                                                 "enter",   "leave",  "schema", "task",   "value",    "gap", "reset"};
+constexpr std::array<std::string_view, 15> words{"message", "insert", "update", "delete", "truncate", "row",  "live",
+                                                 "enter",   "leave",  "schema", "task",   "value",    "gap", "reset", "ended"};
 constexpr std::size_t first_block_bytes = 512, last_block_bytes = 64 * 1024;
 
 }  // namespace
@@ -21,9 +21,11 @@ std::string_view to_text(kind k) { return words[static_cast<std::size_t>(k)]; }
 
 result<kind> parse_kind(std::string_view word) {
   const auto found = std::ranges::find(words, word);
-  if (found == words.end()) return error{errc::invalid_argument, "no such kind of event: " + std::string{word}};
+  if (found == words.end() || word == to_text(kind::ended)) return error{errc::invalid_argument, "no such kind of event: " + std::string{word}};
   return static_cast<kind>(found - words.begin());
 }
+
+std::string_view public_name(std::string_view channel) { return channel.substr(0, channel.find('\x1f')); }
 
 char* batch::allocate(std::size_t size) {
   size = (size + alignof(event) - 1) & ~(alignof(event) - 1);
@@ -69,11 +71,40 @@ event& batch::add_owned(std::string_view channel, kind k, payload_form form, std
   return *made;
 }
 
+event& batch::add_copy(const event& e, const batch& other) {
+  auto& made = add(e.channel, e.kind, e.form, e.payload, e.at, e.time);
+  made.xid = e.xid;
+  if (!e.origin.empty()) {
+    char* const copy = allocate(e.origin.size());
+    std::memcpy(copy, e.origin.data(), e.origin.size());
+    made.origin = {copy, e.origin.size()};
+    for (const auto& kept : other.held_) hold(kept);
+  }
+  return made;
+}
+
+void batch::hold(const std::shared_ptr<const void>& kept) {
+  if ((held_.empty() || held_.back() != kept) && std::ranges::find(held_, kept) == held_.end()) held_.push_back(kept);
+}
+
+batch& batch::derived() {
+  if (!derived_) derived_ = std::make_shared<batch>();
+  return *derived_;
+}
+
+event& batch::derive(std::size_t base, std::string_view channel, kind k, std::string_view payload) {
+  const auto& from = *events_[base];
+  auto& made = derived().add_owned(channel, k, payload_form::json, payload, from.at, from.time);
+  made.xid = from.xid;
+  derived_from_.push_back(static_cast<std::uint32_t>(base));
+  return made;
+}
+
 void append_event_json(std::string& out, const event& e) {
   out += R"({"id":")";
   append_text(out, e.at);
   out += R"(","channel":)";
-  append_json_string(out, e.channel);
+  append_json_string(out, public_name(e.channel));
   out += R"(,"kind":")";
   out += to_text(e.kind);
   out += R"(","at":")";

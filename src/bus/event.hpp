@@ -11,12 +11,21 @@
 
 namespace postbus::bus {
 
-enum class kind : std::uint8_t { message, insert, update, delete_, truncate, row, live, enter, leave, schema, task, value, gap, reset };
+enum class kind : std::uint8_t {
+  message, insert, update, delete_, truncate, row, live, enter, leave, schema, task, value, gap, reset,
+  ended,  ///< never on the wire: nothing more comes on this channel, and its subscribers find out why by themselves
+};
 
 /** The word for a kind on the wire: "message", "insert", …, "delete". */
 std::string_view to_text(kind k);
 /** The kind a word stands for; errc::invalid_argument for any other word. */
 result<kind> parse_kind(std::string_view word);
+
+/**
+ * The name of a channel as clients see it. A feature may add a control character 0x1F and words of its own behind a
+ * channel's name to keep apart what different listeners of it are given; user names hold no control characters.
+ */
+std::string_view public_name(std::string_view channel);
 
 /** Whether a payload is embedded in the event's JSON as it is (it is one JSON value) or as a string. */
 enum class payload_form : std::uint8_t { text, json };
@@ -28,6 +37,8 @@ struct event {
   unix_micros time{};   ///< commit time; for plain NOTIFY the time of receipt
   std::string_view channel;
   std::string_view payload;
+  std::uint64_t xid{};      ///< wide id of its transaction; 0: of none
+  std::string_view origin;  ///< what it was made from, for the feature that made it; nobody else looks, and it never goes out
   bus::kind kind{kind::message};
   payload_form form{payload_form::text};
 
@@ -53,6 +64,19 @@ public:
   char* allocate(std::size_t size);
   /** As `add`, for a payload that already stands in memory of this batch. The channel's bytes are copied. */
   event& add_owned(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
+  /** Copies an event of `other`, which is not published yet, with its origin and whatever that batch holds. */
+  event& add_copy(const event& e, const batch& other);
+  /** Keeps what an origin points to alive for as long as the batch lives. */
+  void hold(const std::shared_ptr<const void>& kept);
+
+  /**
+   * Adds an event that the base event, number `base` of events(), gives to the subscribers of another channel: same position,
+   * time and transaction, delivered right behind it, never kept as history. Call it in the order of the base events,
+   * before the batch is published. The payload may stand in memory of this batch or of derived().
+   */
+  event& derive(std::size_t base, std::string_view channel, kind k, std::string_view payload);
+  /** The derived events and their memory; made by the first call. */
+  batch& derived();
 
   /** Takes back all events but the first `count`, before the batch is published; their memory stays until the batch goes. */
   void keep_first(std::size_t count) { events_.resize(count); }
@@ -70,7 +94,11 @@ public:
   std::size_t bytes() const { return reserved_ + events_.capacity() * sizeof(event*) + sizeof(batch); }
 
 private:
+  friend class hub;
   std::vector<event*> events_;  // they stand in the blocks
+  std::vector<std::shared_ptr<const void>> held_;
+  std::shared_ptr<batch> derived_;          // until the hub takes it
+  std::vector<std::uint32_t> derived_from_;  // of each derived event: the number of its base event
   std::vector<std::unique_ptr<char[]>> blocks_;
   char* free_{};
   std::size_t left_{};

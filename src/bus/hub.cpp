@@ -143,6 +143,15 @@ struct hub::state {
     if (ring) s.wake_();
   }
 
+  // A derived event goes to those who are there and is not linked anywhere.
+  void pass_on(const std::shared_ptr<batch>& owner, event& e, const event& base) {
+    e.at = base.at;
+    e.seq = base.seq;
+    const auto found = channels.find(e.channel);
+    if (found == channels.end()) return;
+    for (const auto& to : found->second->subscriptions) put(*to.where, owner, to.to, e);
+  }
+
   void keep(std::shared_ptr<batch> events) {
     kept_bytes += events->bytes();
     kept.push_back(std::move(events));
@@ -259,6 +268,9 @@ bool hub::publish(std::shared_ptr<batch> events) {
   const std::scoped_lock lock{s.guard};
   if (!events->empty()) {
     const std::shared_ptr<const batch> owner = events;
+    const auto derived = std::exchange(events->derived_, nullptr);
+    if (derived) derived->hold(owner);  // their payloads may stand in its memory
+    std::size_t next = 0;
     channel_state* channel = nullptr;
     const char* same = nullptr;  // a run of events of one channel shares the name's bytes
     for (auto* const e : events->events()) {
@@ -269,7 +281,9 @@ bool hub::publish(std::shared_ptr<batch> events) {
       }
       s.link(*channel, *e);
       for (const auto& to : channel->subscriptions) state::put(*to.where, owner, to.to, *e);
+      for (; derived && next < derived->events_.size() && events->events_[events->derived_from_[next]] == e; ++next) s.pass_on(derived, *derived->events_[next], *e);
     }
+    events->derived_from_ = {};
     s.keep(std::move(events));
   }
   return s.has_room();
@@ -335,12 +349,12 @@ void hub::detach(shard& s) {
   for (auto& [name, channel] : state_->channels) std::erase_if(channel->subscriptions, [&](const auto& to) { return to.where == &s; });
 }
 
-replay hub::subscribe(shard& s, topic& t, std::string_view channel, const start& from, inbox& taken) {
+replay hub::subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken) {
   const std::scoped_lock lock{state_->guard};
-  auto& open = state_->open(channel);
+  auto& open = state_->open(t.channel());
   if (std::ranges::none_of(open.subscriptions, [&](const auto& to) { return to.to == &t; })) open.subscriptions.push_back({&s, &t});
   std::swap(s.pending_, taken);
-  return state_->since(channel, from, SIZE_MAX);
+  return state_->since(history, from, SIZE_MAX);
 }
 
 void hub::take(shard& s, inbox& taken) {

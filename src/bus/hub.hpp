@@ -54,6 +54,10 @@ struct replay {
  * into that shard's inbox → the shard's thread takes the inbox and hands each event to its topic, which encodes it once
  * per wire form and marks its subscribers → at the end of the loop turn each of them is written to once.
  *
+ * A batch may carry derived events beside its own (batch::derive): they go to the subscribers of their own channel right
+ * behind their base event and are forgotten then. A subscription to such a channel resumes from the base event's channel,
+ * its history; the subscriber derives again what that gives.
+ *
  * Invariants: (1) seq grows by one per event and events reach every shard in seq order; (2) positions never decrease
  * within an epoch; (3) subscribing and taking what the shard had pending is one step under the lock, so a subscriber
  * gets every event exactly once; (4) when history does not reach back to the asked position, the replay begins with a
@@ -107,7 +111,7 @@ private:
   friend class shard;
   struct state;
   // For shards, on the shard's own thread. Subscribing empties the inbox in the same step, so that what comes later is new.
-  replay subscribe(shard& s, topic& t, std::string_view channel, const start& from, inbox& taken);
+  replay subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken);
   void take(shard& s, inbox& taken);
   void unsubscribe(shard& s, std::string_view channel);
 

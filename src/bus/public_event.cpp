@@ -38,7 +38,7 @@ event_kind to_public(kind k) { return static_cast<event_kind>(k); }
 postbus::event to_public(const event& e) {
   postbus::event out;
   out.position = to_text(e.at);
-  out.channel = e.channel;
+  out.channel = public_name(e.channel);
   append_rfc3339(out.at, e.time);
   out.payload = e.payload;
   out.kind = to_public(e.kind);

@@ -33,17 +33,17 @@ void shard::close_if_unused(topic& t) {
   topics_.erase(topics_.find(t.channel()));
 }
 
-replay shard::subscribe(cursor& c, wire_form form, std::string_view channel, const start& from) {
+replay shard::subscribe(cursor& c, wire_form form, std::string_view channel, const start& from, std::string_view history) {
   auto& t = open(channel);
-  auto given = hub_.subscribe(*this, t, channel, from, taken_);
+  auto given = hub_.subscribe(*this, t, history.empty() ? channel : history, from, taken_);
   hand_out(taken_);
   t.attach(c, form);
   return given;
 }
 
-replay shard::subscribe(listener& l, std::string_view channel, const start& from) {
+replay shard::subscribe(listener& l, std::string_view channel, const start& from, std::string_view history) {
   auto& t = open(channel);
-  auto given = hub_.subscribe(*this, t, channel, from, taken_);
+  auto given = hub_.subscribe(*this, t, history.empty() ? channel : history, from, taken_);
   hand_out(taken_);
   t.attach(l);
   return given;

@@ -23,9 +23,12 @@ public:
   shard& operator=(const shard&) = delete;
   ~shard();
 
-  /** Starts a subscription; what `replay` holds comes before anything the cursor or listener is given. */
-  replay subscribe(cursor& c, wire_form form, std::string_view channel, const start& from);
-  replay subscribe(listener& l, std::string_view channel, const start& from);
+  /**
+   * Starts a subscription; what `replay` holds comes before anything the cursor or listener is given. `history`: the channel
+   * whose kept events are replayed, where it is another (see hub, derived events).
+   */
+  replay subscribe(cursor& c, wire_form form, std::string_view channel, const start& from, std::string_view history = {});
+  replay subscribe(listener& l, std::string_view channel, const start& from, std::string_view history = {});
   void unsubscribe(cursor& c);
   /** A reader that lagged has sent everything: what was kept for it may go. */
   void caught_up(const cursor& c);

@@ -88,11 +88,15 @@ bool topic::deliver(const std::array<encoder, max_wire_forms>& encoders, const e
   bool any = false;
   for (std::size_t form = 0; form < max_wire_forms; ++form)
     if (const auto& state = forms_[form]) {
+      any = true;
+      if (e->kind == kind::ended) {
+        for (auto* const c : state->cursors) c->on_ended();
+        continue;
+      }
       state->log.append(encoders[form], *e);
       metrics::add(metrics::counter::events_out, state->cursors.size());
-      any = true;
     }
-  metrics::add(metrics::counter::events_out, listeners_.size());
+  if (e->kind != kind::ended) metrics::add(metrics::counter::events_out, listeners_.size());
   for (auto* const l : listeners_) l->on_event(*this, e);
   return any;
 }

@@ -67,6 +67,8 @@ public:
 
   /** Something was appended for this cursor; called once per loop turn, from shard::flush. Send what the socket takes. */
   virtual void on_pending() = 0;
+  /** The channel has ended (kind::ended): what is pending is all there will be. Must not unsubscribe from within. */
+  virtual void on_ended() {}
 
 private:
   friend class topic;

@@ -139,6 +139,7 @@ void assembler::place_open_events(std::uint64_t end_lsn) {
   for (auto* const e : events) {
     e->at.epoch = epoch_;
     e->at.lsn = end_lsn;
+    e->xid = now_.xid;
   }
   if (rows_) rows_->committed(events);
   const auto fresh = std::ranges::find_if(events, [&](const bus::event* e) { return e->at > handed_out_; });
@@ -231,7 +232,7 @@ std::shared_ptr<bus::batch> assembler::committed() {
   if (ready == 0) return nullptr;
   auto out = std::exchange(batch_, std::make_shared<bus::batch>());
   handed_out_ = out->events()[ready - 1]->at;
-  for (const auto* const e : out->events().subspan(ready)) batch_->add(e->channel, e->kind, e->form, e->payload, e->at, e->time);
+  for (const auto* const e : out->events().subspan(ready)) batch_->add_copy(*e, *out);
   out->keep_first(ready);
   first_ = now_.first_event = 0;
   bytes_before_ = 0;

@@ -161,7 +161,10 @@ asio::awaitable<result<>> reader::stream_once() {
   caught_up_ = false;
   auto ended = co_await follow();
   assembler_.stop();
-  if (auto rest = assembler_.committed()) hub_.publish(std::move(rest));
+  if (auto rest = assembler_.committed()) {
+    if (rows_) rows_->before_publish(*rest);
+    hub_.publish(std::move(rest));
+  }
   last_applied_ = assembler_.applied();
   co_return ended;
 }
@@ -287,6 +290,7 @@ asio::awaitable<result<>> reader::publish() {
   bool room = true;
   if (auto ready = assembler_.committed()) {
     metrics::add(metrics::counter::events_wal, ready->events().size());
+    if (rows_) rows_->before_publish(*ready);
     room = hub_.publish(std::move(ready));
   }
   if (applied > last_applied_) {

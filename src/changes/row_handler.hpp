@@ -46,6 +46,8 @@ public:
   virtual void committed(std::span<bus::event* const> events) = 0;
   /** The transaction's events were dropped: it is too large, or the stream ended within it. */
   virtual void abandoned() = 0;
+  /** `events` are about to be published, with nothing in between: the place to derive further events from them (bus::batch::derive). */
+  virtual void before_publish(bus::batch&) {}
 };
 
 }  // namespace postbus::changes

@@ -237,6 +237,46 @@ TEST_F(assembling, says_where_a_stream_must_start_again) {
   EXPECT_EQ(assembler_.resume_lsn(), 0x5030u);
 }
 
+TEST(assembler_rows, keep_what_events_were_made_from_when_an_open_transaction_moves_on) {
+  struct keeper : row_handler {
+    void started(int) override {}
+    void relation(const postgres::pgoutput::relation&) override {}
+    void insert(const transaction& in, const postgres::pgoutput::insert&, bus::batch& out) override {
+      auto& made = out.add("table:public.t", bus::kind::insert, bus::payload_form::json, "{}", {}, in.time);
+      char* const bytes = out.allocate(4);
+      std::copy_n("from", 4, bytes);
+      made.origin = {bytes, 4};
+      out.hold(held);
+    }
+    void update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override {}
+    void delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override {}
+    void truncate(const transaction&, const postgres::pgoutput::truncate&, bus::batch&) override {}
+    void internal(const transaction&, std::string_view, std::string_view) override {}
+    bool wants_to_resolve() const override { return false; }
+    boost::asio::awaitable<result<>> resolve() override { co_return result<>{}; }
+    void committed(std::span<bus::event* const>) override {}
+    void abandoned() override {}
+    std::shared_ptr<const void> held = std::make_shared<int>(1);
+  } rows;
+  assembler made{{}, &rows};
+  made.start(7, 16, 5, 150020);
+  const auto feed = [&](const std::string& payload) { made.take(wire::data(payload)).value(); };
+  feed(wire::begin(90, noon, 41));
+  feed(wire::insert(1, {"1"}));
+  feed(wire::commit(90, 100, noon));
+  feed(wire::begin(190, noon, 42));
+  feed(wire::insert(1, {"2"}));
+  const auto first = made.committed();
+  ASSERT_EQ(first->events().size(), 1u);
+  EXPECT_EQ(first->events()[0]->xid, 41u);
+  feed(wire::commit(190, 200, noon));
+  const auto second = made.committed();
+  ASSERT_EQ(second->events().size(), 1u);
+  EXPECT_EQ(second->events()[0]->origin, "from");
+  EXPECT_EQ(second->events()[0]->xid, 42u);
+  EXPECT_EQ(rows.held.use_count(), 3) << "either batch holds it";
+}
+
 TEST_F(assembling, refuses_a_stream_out_of_order) {
   const auto broken = [&](const std::string& payload) {
     auto taken = assembler_.take(wire::data(payload));

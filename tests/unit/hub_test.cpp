@@ -47,6 +47,61 @@ struct bus_fixture : testing::Test {
   shard shard_{hub_, encoders(), [this] { ++rung; }};
 };
 
+TEST_F(bus_fixture, derived_events_follow_their_base_event_and_are_no_history) {
+  const auto publish = [&](std::uint64_t lsn) {
+    auto some = std::make_shared<batch>();
+    some->add("t", kind::message, payload_form::json, "1", {epoch, lsn, 0}, 5).xid = 7;
+    some->add("t", kind::message, payload_form::json, "2", {epoch, lsn, 1}, 5);
+    some->derive(0, "t\x1fview", kind::message, some->events()[0]->payload);
+    some->derive(1, "t\x1fother", kind::message, "nobody listens");
+    hub_.publish(some);
+  };
+  publish(101);
+  struct : listener {
+    void on_event(topic& of, const event_ref& e) override {
+      EXPECT_EQ(e->seq != 0, true);
+      heard += std::string{public_name(of.channel())} + (of.channel() == "t" ? "" : "'") + std::string{e->payload} + '@' + std::to_string(e->at.lsn) + ' ';
+      if (of.channel() != "t") {
+        EXPECT_EQ(e->xid, 7u);
+        EXPECT_EQ(e->time, 5);
+      }
+    }
+    std::string heard;
+  } both;
+  shard_.subscribe(both, "t", from_now{});
+  const auto given = shard_.subscribe(both, "t\x1fview", from_beginning{}, "t");
+  EXPECT_EQ(texts(given), "1 2 ") << "a view's history is its feed's";
+  publish(102);
+  turn();
+  EXPECT_EQ(both.heard, "t1@102 t'1@102 t2@102 ");
+  EXPECT_EQ(texts(hub_.history("t\x1fview", from_beginning{}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("t", from_beginning{}, 10)), "1 2 1 2 ");
+  std::string json;
+  auto alone = std::make_shared<batch>();
+  append_event_json(json, alone->add("t\x1fview", kind::enter, payload_form::json, "1", {epoch, 1, 0}, 0));
+  EXPECT_NE(json.find(R"("channel":"t",)"), std::string::npos);
+  shard_.unsubscribe(both, "t");
+  shard_.unsubscribe(both, "t\x1fview");
+}
+
+TEST_F(bus_fixture, an_ended_channel_tells_its_readers_behind_everything_else) {
+  struct ending : reader {
+    void on_ended() override { ended = true; }
+    bool ended{};
+  } r;
+  shard_.subscribe(r, 0, "t\x1fview", from_now{}, "t");
+  auto some = std::make_shared<batch>();
+  some->add("t", kind::message, payload_form::json, "1", {epoch, 101, 0}, 5);
+  some->derive(0, "t\x1fview", kind::message, "mine");
+  some->derive(0, "t\x1fview", kind::ended, "");
+  hub_.publish(some);
+  shard_.deliver();
+  EXPECT_TRUE(r.ended);
+  shard_.flush();
+  EXPECT_EQ(r.got, "mine;");
+  shard_.unsubscribe(r);
+}
+
 TEST_F(bus_fixture, a_subscriber_gets_what_is_published_after_it_came_and_nothing_else) {
   post("a", "before", 101);
   reader r;
