@@ -44,7 +44,13 @@ struct database_side::running {
     if (!options.tier.wal) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
-    reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
+    reader.emplace(executor,
+                   changes::reader_options{.conninfo = options.conninfo,
+                                           .conninfo_direct = options.conninfo_direct,
+                                           .slot = {.wanted = options.slot},
+                                           .window = options.window,
+                                           .spill = options.spill},
+                   self.hub_, &*feeds);
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -230,7 +236,7 @@ json::object database_side::status() const {
   all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
   if (!running_ || !running_->reader) return all;
   const auto reader = running_->reader->status();
-  all["slot"] = {{"name", reader.slot}, {"permanent", false}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
+  all["slot"] = {{"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
   all["server_version"] = reader.server_version;
   all["reconnects"] = reader.reconnects;
   json::array watched;

@@ -31,6 +31,9 @@ struct database_options {
   std::string conninfo;         ///< for ordinary statements; may pass a transaction pooler
   std::string conninfo_direct;  ///< for replication, LISTEN and the mirror's lock; may not
   transport_tier tier;
+  changes::slot_choice slot{changes::slot_choice::temporary};
+  changes::resume_window::bounds window{};
+  changes::spill_limits spill{};
   std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
   std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
 };

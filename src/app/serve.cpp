@@ -222,6 +222,9 @@ result<> run(const serve_options& options) {
   database_options where;
   where.conninfo = options.database;
   where.conninfo_direct = options.database_direct;
+  where.slot = options.slot;
+  where.window = options.window;
+  where.spill = options.spill;
   if (options.database.empty()) {
     auto started = postgres::embedded_server::start({.data = options.data, .binaries = options.pg_bin});
     if (!started) return started.error();

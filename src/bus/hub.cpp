@@ -90,6 +90,7 @@ struct hub::state {
   std::uint64_t floor_seq{1};  // the oldest seq in memory
   position floor{};            // nothing at or before it can be told for sure
   position begun{};            // where this process began to publish
+  bool serving{};
   std::uint32_t first_notify{position::first_notify_index};  // of this process: see begin()
   std::deque<gap> gaps;
   boost::unordered_flat_map<std::string, std::unique_ptr<channel_state>, string_hash, std::equal_to<>> channels;
@@ -219,7 +220,12 @@ struct hub::state {
       std::ranges::reverse(given.events);
     }
     if (!all && is_foreign_notify(after)) complete = false;
-    if (!complete) {
+    if (!complete && after < begun && !after.from_notify()) {
+      // From before all that this process knows: what was derived from what came before may be wrong in any way.
+      metrics::add(metrics::counter::resets);
+      const auto to = given.events.empty() ? head : std::max(begun, floor);
+      given.events.insert(given.events.begin(), lone_event(name, kind::reset, reset_payload(to, "window"), to, now_micros(), floor_seq - 1));
+    } else if (!complete) {
       metrics::add(metrics::counter::gaps_history);
       const auto to = given.events.empty() ? head : std::max(after, floor);
       given.events.insert(given.events.begin(), lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
@@ -254,13 +260,24 @@ result<start> parse_start(std::string_view text) {
 hub::hub(hub_limits limits) : state_{std::make_unique<state>(limits)} {}
 hub::~hub() = default;
 
-void hub::begin(position at) {
+void hub::begin(position at, bool serving) {
   const std::scoped_lock lock{state_->guard};
+  state_->serving = serving;
   state_->head = at;
   state_->floor = at;
   state_->begun = at;
   // Each process counts its notifications from a place of its own, so that a position another one gave out is recognised.
   state_->first_notify = position::first_notify_index + (std::random_device{}() % 1024 << 20);
+}
+
+void hub::serve() {
+  const std::scoped_lock lock{state_->guard};
+  state_->serving = true;
+}
+
+bool hub::serving() const {
+  const std::scoped_lock lock{state_->guard};
+  return state_->serving;
 }
 
 bool hub::publish(std::shared_ptr<batch> events) {

@@ -74,8 +74,14 @@ public:
 
   // For sources.
 
-  /** Begins at `at` with an empty history (a fresh process), before anything is published. */
-  void begin(position at);
+  /**
+   * Begins at `at` with an empty history (a fresh process), before anything is published. `serving` false: what is published
+   * until serve() came before this process, and nobody listens yet.
+   */
+  void begin(position at, bool serving = true);
+  void serve();
+  /** Listeners may subscribe: it has begun, and has caught up with what came before. */
+  bool serving() const;
   /**
    * Publishes in order. An event whose position is {} (plain NOTIFY, local messages) gets the last LSN with the next
    * index from position::first_notify_index on. False when some shard's inbox is over its bound: the batch was taken,

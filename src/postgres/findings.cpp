@@ -95,7 +95,7 @@ void limits(const database_facts& f, report& out) {
             fmt::format("alter system set max_wal_senders = {};  -- then restart PostgreSQL", f.max_wal_senders + 10));
   if (f.wal_level == "logical" && f.max_slot_wal_keep_bytes < 0)
     out.add(severity::warning, "slot_wal", "a slot may keep WAL without bound (max_slot_wal_keep_size = -1)",
-            "a reader that hangs, of whatever program, can fill the server's disk; Postbus's own slots are temporary and end with their gateway",
+            "a reader that hangs, of whatever program, can fill the server's disk; Postbus therefore takes a temporary slot, and listeners cannot resume across its restarts",
             "alter system set max_slot_wal_keep_size = '4GB'; select pg_reload_conf();");
   if (f.synchronous_commit == "off")
     out.add(severity::note, "synchronous_commit", "synchronous_commit is off",

@@ -133,7 +133,7 @@ asio::awaitable<result<>> read_schema_facts(connection& session, database_facts&
 
 /** Tries what the reader will do. */
 asio::awaitable<void> try_replication(std::string direct, database_facts& facts, steady::duration deadline) {
-  auto stream = co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .slot = "postbus_probe", .deadline = deadline});
+  auto stream = co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
   if (stream) co_return;
   const auto why = stream.error();
   const auto state = sqlstate(why);

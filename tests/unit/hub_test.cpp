@@ -145,7 +145,7 @@ TEST_F(bus_fixture, resume_replays_what_came_after_the_position_and_then_goes_on
 }
 
 TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_answered_with_silence) {
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "gap ") << "before the gateway's own start";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "reset ") << "before all that this process knows";
   EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "");
   EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0}, 10)), "reset ");
   post("a", "old", 101);
