@@ -198,7 +198,7 @@ void database_side::listener_back() {
   metrics::add(metrics::counter::reconnects);
   metrics::add(metrics::counter::gaps_notify);
   const auto now = hub_.head();
-  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify");
+  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify", bus::channels::plain);
 }
 
 // --- Tables

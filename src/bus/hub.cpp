@@ -9,6 +9,7 @@
 
 #include "base/json_text.hpp"
 #include "base/metrics.hpp"
+#include "bus/channel.hpp"
 #include "bus/shard.hpp"
 
 // How history works. Batches are kept whole, oldest first, up to a bound in bytes. Each event points to the one before
@@ -45,6 +46,7 @@ struct gap {
   std::uint64_t seq;
   unix_micros time;
   std::string reason;
+  bus::channels among;
 };
 
 constexpr std::size_t max_gaps = 64;
@@ -133,14 +135,14 @@ struct hub::state {
   }
 
   // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
-  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e) {
+  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e, bus::channels among = bus::channels::all) {
     auto& box = s.pending_;
     const bool ring = box.entries.empty();
     if (box.owners.empty() || box.owners.back() != owner) {
       box.owners.push_back(owner);
       box.bytes += owner->bytes();
     }
-    box.entries.push_back({to, &e, static_cast<std::uint32_t>(box.owners.size() - 1)});
+    box.entries.push_back({to, &e, static_cast<std::uint32_t>(box.owners.size() - 1), among});
     if (ring) s.wake_();
   }
 
@@ -172,9 +174,9 @@ struct hub::state {
         forget_if_unused(*found->second);
   }
 
-  void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq) {
+  void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq, bus::channels among) {
     const auto note = lone_event("", k, payload, at, time, seq);
-    for (auto* const s : shards) put(*s, note.owner, nullptr, *note.item);
+    for (auto* const s : shards) put(*s, note.owner, nullptr, *note.item, among);
   }
 
   bool has_room() const {
@@ -231,7 +233,7 @@ struct hub::state {
       given.events.insert(given.events.begin(), lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
     }
     for (const auto& g : gaps) {
-      if (all || g.to <= after) continue;
+      if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
       auto note = lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq);
       const auto place = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
       given.events.insert(place, std::move(note));
@@ -317,18 +319,19 @@ void hub::advance(position at) {
   if (at.epoch == state_->head.epoch) state_->head = std::max(state_->head, at);
 }
 
-void hub::announce_gap(position from, position to, std::string_view reason) {
+void hub::announce_gap(position from, position to, std::string_view reason, bus::channels among) {
   auto& s = *state_;
   const std::scoped_lock lock{s.guard};
   s.head = std::max(s.head, to);
   const auto seq = s.next_seq++;
   const auto time = now_micros();
-  s.gaps.push_back({from, to, seq, time, std::string{reason}});
+  s.gaps.push_back({from, to, seq, time, std::string{reason}, among});
   if (s.gaps.size() > max_gaps) {  // whoever resumes from before the forgotten one is told of a gap all the same
     s.gaps[1].from = s.gaps[0].from;
+    if (s.gaps[0].among == bus::channels::all) s.gaps[1].among = bus::channels::all;
     s.gaps.pop_front();
   }
-  s.to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq);
+  s.to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq, among);
 }
 
 void hub::announce_reset(position at, std::string_view reason) {
@@ -347,7 +350,7 @@ void hub::announce_reset(position at, std::string_view reason) {
     channel->last_at = {};
     channel->known_since = at;
   }
-  s.to_everyone(kind::reset, reset_payload(at, reason), at, now_micros(), s.next_seq++);
+  s.to_everyone(kind::reset, reset_payload(at, reason), at, now_micros(), s.next_seq++, bus::channels::all);
 }
 
 position hub::head() const {
@@ -392,7 +395,7 @@ replay hub::history(std::string_view channel, const start& from, std::size_t mos
   return state_->since(channel, from, most);
 }
 
-std::vector<hub::channel_summary> hub::channels(std::size_t most) const {
+std::vector<hub::channel_summary> hub::summary(std::size_t most) const {
   std::vector<channel_summary> all;
   {
     const std::scoped_lock lock{state_->guard};

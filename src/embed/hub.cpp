@@ -64,7 +64,7 @@ embedded_hub::impl::impl(hub_options how)
                 .on_back =
                     [this] {
                       const auto now = hub.head();
-                      if (now.epoch == lost_at.epoch) hub.announce_gap(lost_at, now, "notify");
+                      if (now.epoch == lost_at.epoch) hub.announce_gap(lost_at, now, "notify", bus::channels::plain);
                     }}},
       feeds{std::make_unique<feeds::database_catalog>(options.database)},
       reader{loop.get_executor(), {.conninfo = options.database, .conninfo_direct = options.database_direct}, hub, &feeds} {

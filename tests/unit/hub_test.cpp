@@ -156,6 +156,21 @@ TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_a
   EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0}, 10)), "");
 }
 
+TEST_F(bus_fixture, a_gap_of_plain_notify_concerns_only_channels_that_it_reaches) {
+  const std::string long_name(64, 'x');
+  reader plain, feed, long_one;
+  shard_.subscribe(plain, 0, "a", from_now{});
+  shard_.subscribe(feed, 0, "table:public.t", from_now{});
+  shard_.subscribe(long_one, 0, long_name, from_now{});
+  hub_.announce_gap({epoch, 100, 0}, {epoch, 101, 0}, "notify", channels::plain);
+  turn();
+  EXPECT_NE(plain.got, "");
+  EXPECT_EQ(feed.got, "");
+  EXPECT_EQ(long_one.got, "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ");
+  EXPECT_EQ(texts(hub_.history("table:public.t", position{epoch, 100, 0}, 10)), "");
+}
+
 TEST_F(bus_fixture, a_quiet_channel_with_a_listener_is_resumed_without_a_false_gap) {
   reader r;
   shard_.subscribe(r, 0, "a", from_now{});
