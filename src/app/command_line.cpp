@@ -159,11 +159,15 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("payload", said.post.payload, "The message; - posts each line of the input; nothing posts an empty one")->type_name("PAYLOAD|-");
   c->add_flag("--json", said.post.json, "The payload is JSON; listeners get it embedded");
 
-  c = add_command(app, "listen", "Print the events of some channels", "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log");
+  c = add_command(app, "listen", "Print the events of some channels", "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
+                  "  postbus listen table:public.orders --where \"status = 'open'\" --columns id,total");
   c->add_option("channel", said.listen.channels, "What to listen on")->required()->type_name("CHANNEL");
   c->add_flag("--json", said.listen.json, "One JSON object per line: id, channel, kind, at, payload");
   auto* from = c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
   c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
+  c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
+  c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
+  c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
   c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
 
   c = add_command(app, "wait", "Wait for one message, print its payload and end", "postbus wait deployed --timeout 5m && ./smoke-test");

@@ -13,6 +13,7 @@
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
+#include "feeds/binding.hpp"
 #include "feeds/catalog.hpp"
 
 namespace postbus::app {
@@ -203,9 +204,12 @@ void database_side::listener_back() {
 
 // --- Tables
 
+error database_side::no_feeds() const {
+  return {errc::unsupported, "feeds need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+}
+
 asio::awaitable<result<std::string>> database_side::feed_channel(std::string table) {
-  if (!options_.tier.wal)
-    co_return error{errc::unsupported, "feeds need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  if (!options_.tier.wal) co_return no_feeds();
   if (auto known = running_->feeds->channel_of(table)) co_return std::move(*known);
   co_return co_await asio::co_spawn(executor_, find_feed_here(std::move(table)), asio::use_awaitable);
 }
@@ -214,6 +218,19 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
   auto session = co_await running_->pool.acquire(statement_deadline);
   if (!session) co_return session.error();
   co_return co_await feeds::find_feed(**session, std::move(table));
+}
+
+asio::awaitable<result<std::shared_ptr<const feeds::view>>> database_side::open_view(std::string channel, feeds::view_request asked) {
+  if (!options_.tier.wal) co_return no_feeds();
+  co_return co_await asio::co_spawn(executor_, open_view_here(std::move(channel), std::move(asked)), asio::use_awaitable);
+}
+
+asio::awaitable<result<std::shared_ptr<const feeds::view>>> database_side::open_view_here(std::string channel, feeds::view_request asked) {
+  auto session = co_await running_->pool.acquire(statement_deadline);
+  if (!session) co_return session.error();
+  auto bound = co_await feeds::bind_view(**session, std::move(channel), std::move(asked));
+  if (!bound) co_return bound.error();
+  co_return running_->feeds->views().open(std::move(*bound), executor_);
 }
 
 // --- State

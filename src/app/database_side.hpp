@@ -61,6 +61,7 @@ public:
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
+  boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
   bool ready() const override;
   boost::json::object status() const override;
 
@@ -73,6 +74,8 @@ private:
   boost::asio::awaitable<result<bus::position>> post_here(std::string channel, bus::payload_form form, std::string payload);
   boost::asio::awaitable<result<bus::position>> listen_here(std::string channel);
   boost::asio::awaitable<result<std::string>> find_feed_here(std::string table);
+  boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view_here(std::string channel, feeds::view_request asked);
+  error no_feeds() const;
   void notified(const postgres::notification& n);
   void publish_notified();
   void listener_lost(const error& why);

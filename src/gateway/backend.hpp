@@ -2,11 +2,13 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/object.hpp>
 
+#include <memory>
 #include <string>
 
 #include "base/result.hpp"
 #include "bus/event.hpp"
 #include "bus/position.hpp"
+#include "feeds/view.hpp"
 
 namespace postbus::gateway {
 
@@ -28,6 +30,11 @@ public:
   virtual void unlisten(std::string channel) = 0;
   /** The channel of a watched table's feed for a name as a user gives it (`orders`, `public.orders`). errc::not_watched tells the command that watches it. */
   virtual boost::asio::awaitable<result<std::string>> feed_channel(std::string table) = 0;
+  /**
+   * Registers what `asked` shows of the feed `channel`, which must be one. Batches published from then on carry its events, on
+   * the view's own channel, until the last who holds it lets it go (on any thread). Errors as feeds::bind_view.
+   */
+  virtual boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) = 0;
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
   /** The database's part of /v1/status. */

@@ -24,14 +24,17 @@ channel_session::~channel_session() {
 }
 
 void channel_session::begin() {
-  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.channel, asked_.from);
+  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), asked_.from, asked_.channel);
   metrics::adjust(metrics::gauge::subscriptions, 1);
-  add_missed_notifications(asked_, given);
+  complete_replay(asked_, given);
   append_opening(out(), given.at);
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
+  if (asked_.view && asked_.view->ended()) on_ended();
 }
+
+void channel_session::on_ended() { end(asked_.view->why().code); }
 
 void channel_session::flush() {
   if (closed()) return;
@@ -67,8 +70,13 @@ void channel_session::after_flush() {
     metrics::add(metrics::counter::slow_readers);
     log::info("gateway", "a reader of {} is {} bytes behind and is cut off with 4001", asked_.channel, lag());
   }
+  const bool view_ended = asked_.view && asked_.view->ended();
+  if (view_ended) {  // all that came before the end is given
+    out() += pending();
+    advance(pending().size());
+  }
   append_between_events({});
-  append_ending(out(), *ending_);
+  append_ending(out(), *ending_, view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
   home().shard().unsubscribe(*this);
   metrics::adjust(metrics::gauge::subscriptions, -1);
   close_after_out();
@@ -96,9 +104,8 @@ std::chrono::milliseconds channel_session::ping_every() const { return const_cas
 
 // --- WebSocket
 
-void websocket_channel::append_ending(std::string& out, errc why) {
-  const auto& t = traits(why);
-  websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
+void websocket_channel::append_ending(std::string& out, errc why, std::string_view text) {
+  websocket::append_close(out, static_cast<std::uint16_t>(traits(why).close_code), text);
 }
 
 void websocket_channel::on_bytes(std::span<char> bytes) {
@@ -178,7 +185,7 @@ void sse_channel::append_opening(std::string& out, const bus::position& at) {
   arm(ping_every());
 }
 
-void sse_channel::append_ending(std::string& out, errc why) {
+void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
   if (traits(why).retry) append_sse_retry(out);
 }
 

@@ -52,6 +52,7 @@ void listening::turn() {
 }
 
 void listening::prepare_plain(listen_request asked, then done) {
+  if (asked.filter) return home_.spawn("filtered feed", open_view(std::move(asked), std::move(done)));
   if (!bus::is_plain(asked.channel)) return done(std::move(asked));
   auto& plain = plain_[asked.channel];
   if (plain.open) {
@@ -62,6 +63,14 @@ void listening::prepare_plain(listen_request asked, then done) {
   auto channel = asked.channel;
   plain.waiting.emplace_back(std::move(asked), std::move(done));
   if (plain.waiting.size() == 1) home_.spawn("LISTEN", open(std::move(channel)));
+}
+
+boost::asio::awaitable<void> listening::open_view(listen_request asked, then done) {
+  auto opened = co_await home_.shared().behind.open_view(asked.channel, std::move(*asked.filter));
+  if (!opened) co_return done(opened.error());
+  asked.filter.reset();
+  asked.view = std::move(*opened);
+  done(std::move(asked));
 }
 
 boost::asio::awaitable<void> listening::open(std::string channel) {
@@ -88,6 +97,11 @@ void listening::give_back(const std::string& channel) {
   if (--found->second.leases != 0) return;
   home_.shared().behind.unlisten(channel);
   plain_.erase(found);
+}
+
+void complete_replay(const listen_request& asked, bus::replay& given) {
+  if (asked.view) given.events = feeds::replay_through(*asked.view, given.events);
+  add_missed_notifications(asked, given);
 }
 
 void add_missed_notifications(const listen_request& asked, bus::replay& given) {

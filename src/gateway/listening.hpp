@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "base/result.hpp"
 #include "bus/hub.hpp"
+#include "feeds/view.hpp"
 
 namespace postbus::gateway {
 
@@ -46,12 +47,17 @@ private:
 struct listen_request {
   std::string channel;
   bus::start from{bus::from_now{}};
+  std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
   plain_lease plain{};
+  std::shared_ptr<const feeds::view> view{};  ///< the answer to `filter`
+
+  /** What to subscribe to: the view's channel, which has the named one for its history. */
+  std::string_view topic() const { return view ? view->channel() : std::string_view{channel}; }
 };
 
 /**
  * What must be true before a loop's session may subscribe: LISTEN is in force for a plain channel (asked once per loop and
- * channel, however many listen), and a position that lies ahead (`at_least` of a post just made) has been reached.
+ * channel, however many listen), a filtered feed is registered, and a position that lies ahead (`at_least` of a post just made) has been reached.
  */
 class listening {
 public:
@@ -78,6 +84,7 @@ private:
     steady::time_point deadline;
   };
   void prepare_plain(listen_request asked, then done);
+  boost::asio::awaitable<void> open_view(listen_request asked, then done);
   boost::asio::awaitable<void> open(std::string channel);
   void give_back(const std::string& channel);
 
@@ -85,6 +92,9 @@ private:
   boost::unordered_flat_map<std::string, plain_channel> plain_;
   std::vector<ahead> ahead_;
 };
+
+/** What a new subscriber is given first: of a filtered feed what its view shows, and word of notifications that nobody heard. */
+void complete_replay(const listen_request& asked, bus::replay& given);
 
 /**
  * A listener that resumes from an event that came by plain NOTIFY, while LISTEN was not held without a break since: what was

@@ -39,6 +39,8 @@ protected:
 
   virtual void append_event(std::string& out, const bus::event_ref& e, const subscription& from) = 0;
   virtual void append_ending(std::string& out, errc why) = 0;
+  /** The view of `from` has ended: says why. */
+  virtual void append_view_ending(std::string&, const subscription&) {}
 
   /** Subscribes and queues the replay; the position from which on nothing is missed. */
   bus::position subscribe(std::int64_t id, listen_request asked);
@@ -62,6 +64,7 @@ private:
   boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
   std::deque<waiting> pending_;
   std::size_t pending_bytes_{};
+  std::vector<std::int64_t> ended_;  ///< subscriptions whose view has ended and whose client knows
   std::optional<errc> ending_;
 };
 
@@ -76,6 +79,7 @@ private:
   void on_bytes(std::span<char> bytes) override;
   void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
   void append_ending(std::string& out, errc why) override;
+  void append_view_ending(std::string& out, const subscription& from) override;
   void act(std::string_view text);
   void act(std::int64_t id, ws_subscribe&& wanted);
   void act(std::int64_t id, const ws_unsubscribe& wanted);
