@@ -54,7 +54,8 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
   status["slow_readers"] = metrics::value(counter::slow_readers);
 
   json::array channels;
-  const auto add = [&](const std::string& name, std::size_t count, std::uint64_t events, const json::value& last) {
+  const auto add = [&](std::string name, std::size_t count, std::uint64_t events, const json::value& last) {
+    std::ranges::replace(name, '\x1f', ' ');  // a filtered feed: what it shows stands behind its table's channel
     channels.push_back({{"name", name}, {"listeners", count}, {"events", events}, {"last", last}});
   };
   for (const auto& c : shared.hub.summary(listed_channels)) {
