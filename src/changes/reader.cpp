@@ -69,9 +69,10 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
       hub_{h},
       rows_{rows},
       assembler_{options_.limits, rows},
-      attendant_{executor, {.conninfo = options_.conninfo_direct, .flush = options_.flush, .poke = options_.poke}},
+      attendant_{executor, {.conninfo = options_.conninfo_direct, .flush = options_.flush, .poke = options_.poke, .visibility = &visibility_}},
       retry_{std::random_device{}(), options_.retry},
-      timer_{executor} {}
+      timer_{executor},
+      advanced_{executor, steady::time_point::max()} {}
 
 reader::~reader() = default;
 
@@ -90,6 +91,7 @@ void reader::note(reader_state s, std::string problem) {
 void reader::stop() {
   stopped_ = true;
   timer_.cancel();
+  advanced_.cancel();
   if (stream_) stream_->close();
   attendant_.stop();
 }
@@ -162,6 +164,7 @@ asio::awaitable<result<>> reader::stream_once() {
   auto ended = co_await follow();
   assembler_.stop();
   if (auto rest = assembler_.committed()) {
+    note_streamed(*rest);
     if (rows_) rows_->before_publish(*rest);
     hub_.publish(std::move(rest));
   }
@@ -213,6 +216,9 @@ asio::awaitable<result<>> reader::claim(postgres::connection& ordinary) {
 void reader::announce_start() {
   const auto at = assembler_.applied();
   const auto head = hub_.head();
+  visibility_.restarted();
+  attendant_.look();
+  advanced_.cancel();
   if (!std::exchange(begun_, true)) {
     hub_.begin(at);
   } else if (head.epoch == at.epoch) {
@@ -276,6 +282,7 @@ asio::awaitable<result<>> reader::drain() {
         log::error("changes", "transaction {} is larger than {} bytes of events and was not delivered: listeners are told of a gap",
                    lost.xid, options_.limits.transaction_bytes);
         hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
+        visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before that gap
         break;
       }
     }
@@ -284,17 +291,37 @@ asio::awaitable<result<>> reader::drain() {
   co_return result<>{};
 }
 
+void reader::note_streamed(const bus::batch& events) {
+  for (const auto* const e : events.events())
+    if (e->kind != bus::kind::message) visibility_.streamed(e->xid, e->at);  // messages are in no snapshot
+  attendant_.look();
+}
+
+asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
+  for (;;) {
+    const auto head = hub_.head();
+    if (stopped_ || (begun_ && head.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
+    if (begun_ && head.lsn >= lsn) co_return result<>{};
+    if (steady::now() >= deadline) co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
+    asio::steady_timer limit{advanced_.get_executor(), deadline};
+    limit.async_wait([this](boost::system::error_code ended) { if (!ended) advanced_.cancel(); });
+    co_await advanced_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+}
+
 /** Hands what is committed to the hub and waits until the hub has room. */
 asio::awaitable<result<>> reader::publish() {
   const auto applied = assembler_.applied();
   bool room = true;
   if (auto ready = assembler_.committed()) {
     metrics::add(metrics::counter::events_wal, ready->events().size());
+    note_streamed(*ready);
     if (rows_) rows_->before_publish(*ready);
     room = hub_.publish(std::move(ready));
   }
   if (applied > last_applied_) {
     hub_.advance(applied);
+    advanced_.cancel();
     stream_->applied(applied.lsn);
     last_applied_ = applied;
     const auto& last = assembler_.last();

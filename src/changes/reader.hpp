@@ -11,6 +11,7 @@
 #include "changes/assembler.hpp"
 #include "changes/attendant.hpp"
 #include "changes/row_handler.hpp"
+#include "changes/visibility.hpp"
 #include "postgres/backoff.hpp"
 #include "postgres/replication_stream.hpp"
 
@@ -66,6 +67,11 @@ public:
 
   reader_status status() const;
 
+  /** What the stream has brought and snapshots may not see yet; the executor's thread. */
+  class visibility& visibility() { return visibility_; }
+  /** Waits until everything up to `lsn` has been published in `epoch`; errc::timed_out, or errc::unavailable when the epoch is another or the reader stops. */
+  boost::asio::awaitable<result<>> until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline);
+
 private:
   boost::asio::awaitable<result<>> stream_once();
   boost::asio::awaitable<result<>> claim(postgres::connection& ordinary);
@@ -75,15 +81,18 @@ private:
   boost::asio::awaitable<result<>> follow();
   boost::asio::awaitable<result<>> publish();
   void announce_start();
+  void note_streamed(const bus::batch& events);
   void note(reader_state s, std::string problem = {});
 
   const reader_options options_;
   bus::hub& hub_;
   row_handler* const rows_;
   assembler assembler_;
+  class visibility visibility_;
   attendant attendant_;
   postgres::backoff retry_;
   boost::asio::steady_timer timer_;
+  boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};

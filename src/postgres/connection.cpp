@@ -423,6 +423,7 @@ struct connection::impl {
     if (copy_buffer) PQfreemem(std::exchange(copy_buffer, nullptr));
     const int size = PQgetCopyData(pg, &copy_buffer, 1);
     if (size > 0) return copied_row{copied_row::what::row, {copy_buffer, static_cast<std::size_t>(size)}};
+    if (size == 0 && broken) return lost();
     if (size == 0) return copied_row{copied_row::what::none_yet};
     if (size == -1) return copied_row{copied_row::what::end};
     return lost();
@@ -440,8 +441,9 @@ struct connection::impl {
       if (!pg) co_return closed();
       if (steady::now() >= deadline) co_return late();
     }
-    // The reason with which the server ends a session comes as a row's end: take_row and end_copy find it.
-    if (!consume() && (!pg || PQstatus(pg) != CONNECTION_OK) && (!pg || PQisBusy(pg))) co_return pg ? lost() : closed();
+    // What came before the session broke, and the server's reason, may still stand in libpq's buffer: take_row looks there first.
+    broken = !consume();
+    if (!pg) co_return closed();
     co_return result<>{};
   }
 
@@ -461,6 +463,7 @@ struct connection::impl {
   char* copy_buffer{};
   std::size_t copy_size{};
   bool copy_fetched{};  ///< wait_copy_data has taken the next message already
+  bool broken{};  ///< found while copying: nothing more can be read
   int eager{};
   bool woken{};
 };

@@ -109,7 +109,10 @@ public:
   bool check_idle();
 
   // COPY … TO STDOUT: copy_out, then take_row and wait_row in turn until the end, then end_copy.
-  /** Sends the statement; errc::database when it is refused, and the session stays usable. */
+  /**
+   * Sends the statement; errc::database when it is refused, and the session stays usable. The server says nothing before it
+   * has 8 kB of rows or all of them: the deadline is for those.
+   */
   asio::awaitable<result<>> copy_out(std::string_view sql, steady::duration deadline);
   /** One row of the copy, or why there is none. */
   struct copied_row {

@@ -238,9 +238,12 @@ TEST(connection, tells_how_a_copy_broke_off) {
     EXPECT_FALSE(c.is_open());
 
     auto other = co_await open();
-    EXPECT_TRUE(co_await other.copy_out("copy (select pg_sleep(60)) to stdout", 5s));
+    EXPECT_TRUE(co_await other.copy_out("copy (select repeat('x', 20000) union all select pg_sleep(60)::text) to stdout", 5s));
     result<> waited;
-    while (waited) waited = co_await other.wait_row(20ms);
+    while (waited) {
+      static_cast<void>(other.take_row());
+      waited = co_await other.wait_row(20ms);
+    }
     EXPECT_EQ(waited.error().code, errc::timed_out);
     EXPECT_FALSE(other.is_open());
 
