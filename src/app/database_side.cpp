@@ -45,6 +45,8 @@ struct database_side::running {
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
     reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
+    snapshots.emplace(executor, feeds::snapshots::settings{.conninfo = options.conninfo_direct, .bytes = options.snapshot_bytes}, self.hub_, *reader,
+                      [&self](std::string_view name, asio::awaitable<void> work) { self.spawn(name, std::move(work)); });
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -53,6 +55,7 @@ struct database_side::running {
   std::optional<class feeds::mirror> mirror;
   std::optional<feeds::table_feeds> feeds;
   std::optional<changes::reader> reader;
+  std::optional<class feeds::snapshots> snapshots;
 };
 
 void database_side::spawn(std::string_view name, asio::awaitable<void> work) {
@@ -106,6 +109,7 @@ void database_side::stop() {
   running_->listener.stop();
   running_->changed.cancel();
   if (running_->reader) {
+    running_->snapshots->stop();
     running_->reader->stop();
     running_->mirror->stop();
   }
@@ -210,6 +214,11 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
   co_return co_await feeds::find_feed(**session, std::move(table));
 }
 
+asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> database_side::snapshot(std::string channel) {
+  if (!options_.tier.wal) co_return error{errc::unsupported, "feeds need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  co_return co_await asio::co_spawn(executor_, running_->snapshots->open(std::move(channel)), asio::use_awaitable);
+}
+
 // --- State
 
 bool database_side::ready() const { return running_ && listening_.load() && (!running_->reader || running_->reader->status().ready()); }
@@ -240,6 +249,10 @@ json::object database_side::status() const {
     watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)}, {"columns", std::move(columns)}});
   }
   all["watched"] = std::move(watched);
+  json::array snapshots;
+  for (const auto& s : running_->snapshots->under_way())
+    snapshots.push_back({{"channel", s.channel}, {"rows", s.rows}, {"estimated", s.estimated < 0 ? json::value{} : json::value(s.estimated)}, {"readers", s.readers}, {"complete", s.complete}});
+  all["snapshots"] = std::move(snapshots);
   return all;
 }
 

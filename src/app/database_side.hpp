@@ -12,6 +12,7 @@
 #include "bus/hub.hpp"
 #include "changes/reader.hpp"
 #include "feeds/mirror.hpp"
+#include "feeds/snapshots.hpp"
 #include "feeds/table_feeds.hpp"
 #include "gateway/backend.hpp"
 #include "postgres/listener.hpp"
@@ -31,6 +32,7 @@ struct database_options {
   std::string conninfo;         ///< for ordinary statements; may pass a transaction pooler
   std::string conninfo_direct;  ///< for replication, LISTEN and the mirror's lock; may not
   transport_tier tier;
+  std::size_t snapshot_bytes = std::size_t{4} << 30;  ///< rows of snapshots that clients have not taken yet
   std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
   std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
 };
@@ -58,6 +60,7 @@ public:
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
+  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel) override;
   bool ready() const override;
   boost::json::object status() const override;
 

@@ -2,11 +2,13 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/object.hpp>
 
+#include <memory>
 #include <string>
 
 #include "base/result.hpp"
 #include "bus/event.hpp"
 #include "bus/position.hpp"
+#include "feeds/spool.hpp"
 
 namespace postbus::gateway {
 
@@ -28,6 +30,10 @@ public:
   virtual void unlisten(std::string channel) = 0;
   /** The channel of a watched table's feed for a name as a user gives it (`orders`, `public.orders`). errc::not_watched tells the command that watches it. */
   virtual boost::asio::awaitable<result<std::string>> feed_channel(std::string table) = 0;
+  /** The rows of a feed's table; errors as feeds::snapshots::open. The reader may be used on any thread. */
+  virtual boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string) {
+    co_return error{errc::unsupported, "this gateway has no tables"};
+  }
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
   /** The database's part of /v1/status. */

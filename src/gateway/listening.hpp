@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "base/result.hpp"
 #include "bus/hub.hpp"
+#include "feeds/spool.hpp"
 
 namespace postbus::gateway {
 
@@ -46,12 +47,14 @@ private:
 struct listen_request {
   std::string channel;
   bus::start from{bus::from_now{}};
+  bool snapshot{};  ///< the table's rows first, unless `from` is a position
   plain_lease plain{};
+  std::unique_ptr<feeds::spool_reader> rows{};  ///< the answer to `snapshot`
 };
 
 /**
  * What must be true before a loop's session may subscribe: LISTEN is in force for a plain channel (asked once per loop and
- * channel, however many listen), and a position that lies ahead (`at_least` of a post just made) has been reached.
+ * channel, however many listen), a snapshot's rows have begun to come, and a position that lies ahead (`at_least` of a post just made) has been reached.
  */
 class listening {
 public:
@@ -79,12 +82,17 @@ private:
   };
   void prepare_plain(listen_request asked, then done);
   boost::asio::awaitable<void> open(std::string channel);
+  boost::asio::awaitable<void> open_rows(listen_request asked, then done);
   void give_back(const std::string& channel);
 
   loop& home_;
   boost::unordered_flat_map<std::string, plain_channel> plain_;
   std::vector<ahead> ahead_;
 };
+
+inline constexpr std::string_view feed_prefix = "table:";
+/** errc::invalid_argument: rows first is asked of what has none, or from a place that is no position. */
+result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted);
 
 /**
  * A listener that resumes from an event that came by plain NOTIFY, while LISTEN was not held without a break since: what was

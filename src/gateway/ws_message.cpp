@@ -22,7 +22,7 @@ constexpr std::size_t max_depth = 64;
 constexpr std::size_t max_word = 1024;  // of op, channel and after: longer than any that is valid
 constexpr std::int64_t max_id = (std::int64_t{1} << 53) - 1;
 
-enum class member : std::uint8_t { none, id, op, channel, after, sub, payload };
+enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, snapshot };
 
 member member_named(std::string_view key) {
   if (key == "id") return member::id;
@@ -31,6 +31,7 @@ member member_named(std::string_view key) {
   if (key == "after") return member::after;
   if (key == "sub") return member::sub;
   if (key == "payload") return member::payload;
+  if (key == "snapshot") return member::snapshot;
   return member::none;
 }
 
@@ -43,7 +44,7 @@ struct collector {
   std::optional<std::int64_t> id, sub;
   std::optional<std::string> op, channel, after, payload_text;
   std::size_t payload_member{};  // which member of the object it is, from 1; 0: there is none
-  bool is_object{}, doubled{}, wrong_type{}, has_nul{};
+  bool is_object{}, doubled{}, wrong_type{}, has_nul{}, snapshot{};
 
   bool on_document_begin(json_error&) { return true; }
   bool on_document_end(json_error&) { return true; }
@@ -104,7 +105,11 @@ struct collector {
   }
   bool on_uint64(std::uint64_t, json::string_view, json_error&) { return other(); }  // beyond int64
   bool on_double(double, json::string_view, json_error&) { return other(); }
-  bool on_bool(bool, json_error&) { return other(); }
+  bool on_bool(bool value, json_error&) {
+    if (depth_ != 1 || current_ != member::snapshot) return other();
+    snapshot = value;
+    return true;
+  }
   bool on_null(json_error&) { return other(); }
   bool on_comment_part(json::string_view, json_error&) { return true; }
   bool on_comment(json::string_view, json_error&) { return true; }
@@ -124,7 +129,7 @@ private:
   /** A value that is no integer begins in the outermost object: is that what this member holds? */
   void begin_value(bool is_string) {
     if (depth_ != 1) return;
-    const bool right_type = current_ == member::none || current_ == member::payload || (is_string && current_ != member::id && current_ != member::sub);
+    const bool right_type = current_ == member::none || current_ == member::payload || (is_string && current_ != member::id && current_ != member::sub && current_ != member::snapshot);
     if (!right_type) wrong_type = true;
   }
   void string_piece(json::string_view part) {
@@ -200,14 +205,14 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
-  if (c.wrong_type) return invalid("`op`, `channel` and `after` are strings, `id` and `sub` are integers");
+  if (c.wrong_type) return invalid("`op`, `channel` and `after` are strings, `id` and `sub` are integers, `snapshot` is true or false");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
     if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
     auto after = bus::parse_start(c.after.value_or(""));
     if (!after) return after.error();
-    return ws_request{*c.id, ws_subscribe{std::move(*c.channel), *after}};
+    return ws_request{*c.id, ws_subscribe{std::move(*c.channel), *after, c.snapshot}};
   }
   if (*c.op == "unsubscribe") {
     if (!is_id(c.sub)) return invalid("`sub` is missing: the id of the subscribe message");
