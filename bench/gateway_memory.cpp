@@ -30,6 +30,9 @@ public:
   asio::awaitable<result<std::string>> feed_channel(std::string) override {
     co_return error{errc::not_watched, "there are no tables without a database"};
   }
+  asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string, feeds::view_request) override {
+    co_return error{errc::unsupported, "there are no tables without a database"};
+  }
   bool ready() const override { return true; }
   boost::json::object status() const override { return {}; }
 

@@ -36,6 +36,10 @@ struct listen_options {
   std::size_t queue_events{1'024};                    ///< received and not yet taken; beyond either bound the socket is not read
   std::size_t queue_bytes{16u << 20};
   std::function<void(link_state, std::string_view why)> on_link{};
+  /** Of a table's channel: only rows that match this filter, as in "status = 'open' and total > 100" (docs/filters.md). */
+  std::string where{};
+  std::vector<std::string> columns{};  ///< only these; empty: all that the feed shows
+  bool maybe{};                        ///< take also what cannot be known for sure, with "maybe":true in the payload
 };
 
 /**

@@ -34,6 +34,9 @@ struct listen_command {
   std::vector<std::string> channels;
   std::string from;
   std::string resume_file;
+  std::string where;
+  std::vector<std::string> columns;
+  bool maybe{};
   std::optional<std::uint64_t> count;
   bool json{};
 };

@@ -18,20 +18,17 @@
 #include "postgres/listener.hpp"
 #include "postgres/pool.hpp"
 #include "postgres/poster.hpp"
+#include "postgres/probe.hpp"
 
 namespace postbus::app {
-
-/** How messages travel from the database to the gateway, and why not better. */
-struct transport_tier {
-  bool wal{};
-  std::string reason;  ///< why it is not the WAL; empty where it is
-  std::string fix;     ///< the commands that change that
-};
 
 struct database_options {
   std::string conninfo;         ///< for ordinary statements; may pass a transaction pooler
   std::string conninfo_direct;  ///< for replication, LISTEN and the mirror's lock; may not
-  transport_tier tier;
+  postgres::tier tier;          ///< how messages travel
+  changes::slot_choice slot{changes::slot_choice::temporary};
+  changes::resume_window::bounds window{};
+  changes::spill_limits spill{};
   std::size_t snapshot_bytes = std::size_t{4} << 30;  ///< rows of snapshots that clients have not taken yet
   std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
   std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
@@ -60,7 +57,8 @@ public:
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
-  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel) override;
+  boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
+  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) override;
   bool ready() const override;
   boost::json::object status() const override;
 
@@ -73,6 +71,8 @@ private:
   boost::asio::awaitable<result<bus::position>> post_here(std::string channel, bus::payload_form form, std::string payload);
   boost::asio::awaitable<result<bus::position>> listen_here(std::string channel);
   boost::asio::awaitable<result<std::string>> find_feed_here(std::string table);
+  boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view_here(std::string channel, feeds::view_request asked);
+  error no_feeds() const;
   void notified(const postgres::notification& n);
   void publish_notified();
   void listener_lost(const error& why);

@@ -2,9 +2,11 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include <functional>
 #include <string>
 
 #include "changes/flush_policy.hpp"
+#include "changes/slot_guard.hpp"
 #include "changes/visibility.hpp"
 #include "postgres/connection.hpp"
 
@@ -23,6 +25,7 @@ public:
     steady::duration health_every{std::chrono::seconds{10}};
     bool poke{true};  ///< false: never poll for unflushed WAL
     class visibility* visibility{};  ///< whose questions it asks; may be null, must outlive it
+    std::function<void(const slot_health&)> on_health{};
   };
   attendant(boost::asio::any_io_executor executor, settings given);
 

@@ -17,7 +17,7 @@ bool is_final_status(int status) { return status >= 300 && status < 500 && statu
 
 }  // namespace
 
-listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed)
+listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of)
     : after_{std::move(after)}, random_{seed} {
   for (auto& name : channels) {
     if (std::ranges::any_of(channels_, [&](const channel& c) { return c.name == name; })) continue;
@@ -26,6 +26,16 @@ listen_session::listen_session(std::vector<std::string> channels, std::string af
     channels_.push_back({.name = std::move(name), .at = start, .start = std::move(start)});
   }
   open_ = channels_.size();
+  if (!of.where.empty()) {
+    filter_ = R"(,"where":)";
+    append_json_string(filter_, of.where);
+  }
+  for (const auto& name : of.columns) {
+    filter_ += &name == &of.columns.front() ? R"(,"columns":[)" : ",";
+    append_json_string(filter_, name);
+  }
+  if (!of.columns.empty()) filter_ += ']';
+  if (of.maybe) filter_ += R"(,"maybe":true)";
 }
 
 std::vector<std::string> listen_session::opened() {
@@ -42,6 +52,7 @@ std::vector<std::string> listen_session::opened() {
       text += R"(,"after":)";
       append_json_string(text, from);
     }
+    text += filter_;
     text += '}';
   }
   return out;

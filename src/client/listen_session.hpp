@@ -21,6 +21,13 @@ struct link_end {
   error why;
 };
 
+/** What is asked of every channel beside its name; see listen_options. */
+struct listen_filter {
+  std::string where{};
+  std::vector<std::string> columns{};
+  bool maybe{};
+};
+
 /**
  * The policy of one listener, without I/O and without a clock: which channels to subscribe from where, what each frame
  * means, and whether and when to come back after the connection has ended. Driven by listener.cpp:
@@ -36,7 +43,7 @@ public:
   static constexpr std::chrono::milliseconds first_pause{100}, longest_pause{10'000}, drain_spread{1'000};
 
   /** `after` is "", "now", "beginning" or a position; `known` positions win over it, channel by channel. */
-  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed);
+  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of = {});
 
   /** A WebSocket is open: the text frames to send. */
   std::vector<std::string> opened();
@@ -63,6 +70,7 @@ private:
 
   std::vector<channel> channels_;
   std::string after_;
+  std::string filter_;  ///< members of a subscribe message, each behind its comma
   std::mt19937_64 random_;
   std::size_t open_{};   ///< channels not yet confirmed
   int attempts_{};       ///< connections in a row that were not confirmed

@@ -29,7 +29,7 @@ listener::impl::impl(remote::link_settings target, client_options client_how, st
       how{std::move(client_how)},
       options{std::move(listen_how)},
       file{options.resume_file.empty() ? std::nullopt : std::optional{remote::resume_file{options.resume_file}}},
-      session{channels, options.after, load(file), random_seed()} {
+      session{channels, options.after, load(file), random_seed(), {options.where, options.columns, options.maybe}} {
   if (channels.empty()) remote::raise({errc::invalid_argument, "name at least one channel to listen on"});
   for (const auto& channel : channels)
     if (const auto fine = bus::check_channel(channel); !fine) remote::raise(fine.error());

@@ -10,6 +10,7 @@
 #include <charconv>
 
 #include "embedded_sql.hpp"
+#include "feeds/row_change.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -73,6 +74,7 @@ asio::awaitable<result<std::vector<watched_table>>> database_catalog::watched(st
         if (const auto columns = found->get(row, 3)) table.columns = names(*columns);
         table.notify = found->text(row, 4);
         if (const auto key = found->get(row, 5)) table.primary_key = names(*key);
+        table.partitioned = found->is_true(row, 7);
       }
       co_return all;
     }
@@ -99,6 +101,16 @@ asio::awaitable<result<std::vector<type_row>>> database_catalog::types(std::vect
         one.attributes.push_back({std::string{a.at(0).as_string()}, a.at(1).to_number<oid>()});
   }
   co_return all;
+}
+
+asio::awaitable<result<std::string>> database_catalog::describe(const table_description& t) {
+  boost::json::array columns;
+  for (std::size_t i = 0; i < t.columns.size(); ++i)
+    if (i < t.shown.size() && t.shown[i]) columns.push_back({t.columns[i].name, t.columns[i].type_oid, t.columns[i].type_modifier});
+  const auto list = boost::json::serialize(columns);
+  auto found = co_await ask("statements/feeds/describe.sql", list);
+  if (!found) co_return found.error();
+  co_return fmt::format(R"("columns":{}}})", boost::json::serialize(boost::json::parse(found->text(0, 0))));
 }
 
 asio::awaitable<result<std::string>> find_feed(postgres::connection& session, std::string table) {

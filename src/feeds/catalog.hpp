@@ -18,7 +18,10 @@ struct watched_table {
   std::optional<std::vector<std::string>> columns;  ///< nullopt: all
   std::string notify;                               ///< plain channel the feed is mirrored to, or empty
   std::vector<std::string> primary_key;
+  bool partitioned{};
 };
+
+struct table_description;
 
 /** What feeds must know and the stream does not tell. One call at a time. */
 class catalog {
@@ -28,6 +31,8 @@ public:
   virtual boost::asio::awaitable<result<std::vector<watched_table>>> watched(std::uint64_t visible_xid) = 0;
   /** What is known of `types` and of what they are made of. */
   virtual boost::asio::awaitable<result<std::vector<type_row>>> types(std::vector<oid> types) = 0;
+  /** The columns that the feed shows, as the last member of an object: "columns":[{"name":…,"type":…},…]} */
+  virtual boost::asio::awaitable<result<std::string>> describe(const table_description& t) = 0;
 };
 
 /** The database's own catalog, over one session that is made when it is needed and kept. */
@@ -36,6 +41,7 @@ public:
   explicit database_catalog(std::string conninfo) : conninfo_{std::move(conninfo)} {}
   boost::asio::awaitable<result<std::vector<watched_table>>> watched(std::uint64_t visible_xid) override;
   boost::asio::awaitable<result<std::vector<type_row>>> types(std::vector<oid> types) override;
+  boost::asio::awaitable<result<std::string>> describe(const table_description& t) override;
 
 private:
   boost::asio::awaitable<result<postgres::rows>> ask(std::string_view statement, postgres::parameter parameter);

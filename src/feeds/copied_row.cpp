@@ -53,7 +53,7 @@ bool copied_rows::append(std::string& out, std::string_view line) {
     if (field == "\\N")
       out += "null";
     else
-      append_value(out, *keys_[i].type, unescape(field), types_);
+      append_value(out, *keys_[i].type, unescape(field));
   }
   out += "}}";
   return true;

@@ -18,6 +18,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 
@@ -49,13 +50,20 @@ Int number(std::string_view text) {
   return value;
 }
 
-std::string filled_in(std::string_view statement, std::string_view table, std::string_view columns) {
-  std::string sql{embedded_sql::find(statement)};
-  const auto replace = [&sql](std::string_view what, std::string_view with) {
-    for (auto at = sql.find(what); at != std::string::npos; at = sql.find(what, at + with.size())) sql.replace(at, what.size(), with);
-  };
-  replace("{table}", table);
-  replace("{columns}", columns);
+/** The statement with what stands for its {words}; what is filled in is not looked at again. */
+std::string filled_in(std::string_view statement, std::initializer_list<std::pair<std::string_view, std::string>> words) {
+  auto left = embedded_sql::find(statement);
+  left = left.substr(left.find('\n') + 1);  // the comment that names the words
+  std::string sql;
+  for (std::size_t at = 0; at < left.size();) {
+    const auto word = std::ranges::find_if(words, [&](const auto& w) { return left.substr(at).starts_with(w.first); });
+    if (word == words.end()) {
+      sql += left[at++];
+    } else {
+      sql += word->second;
+      at += word->first.size();
+    }
+  }
   return sql;
 }
 
@@ -77,8 +85,9 @@ error refused(error why, std::string_view table) {
 }  // namespace
 
 struct snapshots::one {
-  one(const asio::any_io_executor& executor, spool_space& space, std::string channel)
-      : rows{std::make_shared<spool>(space, std::move(channel))}, changed{executor, steady::time_point::max()} {}
+  one(const asio::any_io_executor& executor, spool_space& space, std::string channel, std::shared_ptr<const view> v)
+      : shown{std::move(v)}, rows{std::make_shared<spool>(space, std::move(channel))}, changed{executor, steady::time_point::max()} {}
+  std::shared_ptr<const view> shown;  ///< null: the whole feed
   std::shared_ptr<spool> rows;
   asio::steady_timer changed;  ///< cancelled when one of the following is
   bool begun{};
@@ -114,12 +123,13 @@ void snapshots::stop() {
   }
 }
 
-asio::awaitable<result<std::unique_ptr<spool_reader>>> snapshots::open(std::string channel) {
+asio::awaitable<result<std::unique_ptr<spool_reader>>> snapshots::open(std::string channel, std::shared_ptr<const view> shown) {
   if (stopped_) co_return stopping();
+  if (shown) channel = shown->channel();
   std::shared_ptr<one> o;
   if (const auto found = current_.find(channel); found != current_.end() && !found->second->failed && steady::now() < found->second->shared_until) o = found->second;
   const bool fresh = !o;
-  if (fresh) o = std::make_shared<one>(executor_, space_, channel);
+  if (fresh) o = std::make_shared<one>(executor_, space_, channel, std::move(shown));
   auto reader = std::make_unique<spool_reader>(o->rows);
   if (fresh) {
     {
@@ -184,7 +194,7 @@ asio::awaitable<result<>> snapshots::take(one& o) {
   auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus snapshot", .session_options = session_settings});
   if (!session) co_return session.error();
   o.session = &*session;
-  o.name = o.rows->channel().substr(feed_prefix.size());
+  o.name = bus::public_name(o.rows->channel()).substr(feed_prefix.size());
   const postgres::parameter named[] = {o.name};
   auto table = co_await session->query(embedded_sql::find("statements/feeds/snapshot_table.sql"), named, statement_deadline);
   if (!table) co_return refused(table.error(), o.name);
@@ -226,7 +236,7 @@ asio::awaitable<result<>> snapshots::take(one& o) {
 
 /** Opens the transaction and takes its snapshot. */
 asio::awaitable<result<>> snapshots::begin(one& o, postgres::connection& session, const std::string& table, const std::string& id) {
-  auto locked = co_await session.execute(filled_in("statements/feeds/snapshot_begin.sql", table, {}), statement_deadline);
+  auto locked = co_await session.execute(filled_in("statements/feeds/snapshot_begin.sql", {{"{table}", table}}), statement_deadline);
   if (!locked) co_return locked.error();
   o.epoch = hub_.head().epoch;
   o.fill.emplace(reader_.visibility());
@@ -243,6 +253,7 @@ asio::awaitable<result<>> snapshots::begin(one& o, postgres::connection& session
   o.quoted = table;
   if (const auto columns = taken->get(0, 3))
     for (const auto& c : boost::json::parse({columns->data(), columns->size()}).as_array()) {
+      if (o.shown && o.shown->columns() && std::ranges::find(*o.shown->columns(), std::string_view{c.at(0).as_string()}) == o.shown->columns()->end()) continue;
       o.columns.push_back({std::string{c.at(0).as_string()}, c.at(1).to_number<oid>()});
       o.column_list += (o.column_list.empty() ? "" : ", ") + std::string{c.at(2).as_string()};
     }
@@ -251,8 +262,12 @@ asio::awaitable<result<>> snapshots::begin(one& o, postgres::connection& session
 
 asio::awaitable<result<>> snapshots::copy(one& o, postgres::connection& session, copied_rows& rows) {
   using what = postgres::connection::copied_row::what;
-  const bool by_name = !o.partitioned && !o.columns.empty();
-  const auto sql = filled_in(by_name ? "statements/feeds/snapshot_copy.sql" : "statements/feeds/snapshot_copy_query.sql", o.quoted, o.column_list);
+  const auto* const filter = o.shown ? o.shown->filter() : nullptr;
+  const bool by_name = !o.partitioned && !o.columns.empty() && filter == nullptr;
+  const auto sql = by_name ? filled_in("statements/feeds/snapshot_copy.sql", {{"{table}", o.quoted}, {"{columns}", o.column_list}})
+                           : filled_in("statements/feeds/snapshot_copy_query.sql", {{"{table}", (o.partitioned ? "" : "only ") + o.quoted},
+                                                                                    {"{columns}", o.column_list},
+                                                                                    {"{where}", filter ? std::string{filter->sql()} : "true"}});
   const auto left = [&o] { return o.deadline - steady::now(); };
   auto begun = co_await session.copy_out(sql, left());
   if (!begun) co_return begun;
@@ -297,7 +312,7 @@ asio::awaitable<result<>> snapshots::join(one& o, postgres::connection& session)
 std::vector<snapshots::progress> snapshots::under_way() const {
   std::vector<progress> all;
   const std::scoped_lock lock{guard_};
-  for (const auto& [channel, o] : current_) all.push_back({channel, o->rows->rows(), o->rows->estimated.load(), o->rows->readers(), o->complete});
+  for (const auto& [channel, o] : current_) all.push_back({std::string{bus::public_name(channel)}, o->shown && o->shown->filter() ? std::string{o->shown->filter()->sql()} : "", o->rows->rows(), o->rows->estimated.load(), o->rows->readers(), o->complete});
   return all;
 }
 

@@ -13,6 +13,7 @@
 #include "bus/hub.hpp"
 #include "changes/reader.hpp"
 #include "feeds/spool.hpp"
+#include "feeds/view.hpp"
 
 namespace postbus::feeds {
 
@@ -40,15 +41,17 @@ public:
   ~snapshots();
 
   /**
-   * The rows of the feed `channel` (`table:SCHEMA.NAME`): returns when they begin to come. errc::not_watched; errc::conflict:
+   * The rows of the feed `channel` (`table:SCHEMA.NAME`), or those and as much of them as `shown` shows of it where that is
+   * not null: returns when they begin to come. errc::not_watched; errc::conflict:
    * the role may not read the table, with the GRANT; errc::unavailable: come back, with what is waited for; errc::too_large.
    */
-  boost::asio::awaitable<result<std::unique_ptr<spool_reader>>> open(std::string channel);
+  boost::asio::awaitable<result<std::unique_ptr<spool_reader>>> open(std::string channel, std::shared_ptr<const view> shown);
   /** Ends all that is under way soon. */
   void stop();
 
   struct progress {
-    std::string channel;
+    std::string channel;  ///< of the feed
+    std::string filter;   ///< empty: every row
     std::uint64_t rows{};
     std::int64_t estimated{-1};  ///< as pg_class.reltuples; -1: not known
     int readers{};

@@ -25,30 +25,29 @@
 #include "feeds/mirror.hpp"
 
 namespace postbus::feeds {
+namespace {
 
 namespace pgoutput = postgres::pgoutput;
 
-struct table_feeds::column {
-  std::string name;
-  std::string key_text;  ///< "name": as JSON, with the colon
-  oid type_oid{};
-  const value_type* type{};
-  bool shown{true};
-  bool identity{};  ///< part of the replica identity
-  bool key{};       ///< what a mirrored event is cut down to
-};
+/** Names and types of two relation messages' columns are the same; keys, which the replica identity decides, may differ. */
+bool same_columns(std::string_view a, std::string_view b) {
+  pgoutput::column_reader one{a}, other{b};
+  for (;;) {
+    const auto x = one.next(), y = other.next();
+    if (!x || !y) return !x && !y;
+    if (x->name != y->name || x->type_oid != y->type_oid || x->type_modifier != y->type_modifier) return false;
+  }
+}
+
+}  // namespace
 
 struct table_feeds::table {
-  oid id{};
-  std::string schema, name;
   std::string bytes;  ///< the relation message's columns: equal bytes, equal columns
-  pgoutput::replica_identity identity{};
-  std::vector<column> columns;
-  std::string channel;
-  std::string head;  ///< {"schema":…,"table":…,"action":"
-  std::size_t table_at{};  ///< where "table" begins in it
+  std::shared_ptr<table_description> description;
+  bool used{};        ///< events carry the description, so it is not changed any more
   std::string notify;
   bool watched{};
+  std::string columns_json;  ///< the column list that a `schema` event is due to tell; empty: none is
 };
 
 /** A mirrored event of the open transaction; its position comes with the commit. */
@@ -63,39 +62,55 @@ table_feeds::table_feeds(std::unique_ptr<catalog> from, mirror* m) : catalog_{st
 table_feeds::~table_feeds() = default;
 
 void table_feeds::started(int) {
-  tables_.clear();
+  // Tables are kept: the stream tells them anew, and a change of their columns while we were away is noticed.
   stale_ = true;
   stale_xid_ = 0;
 }
 
 void table_feeds::relation(const pgoutput::relation& r) {
-  auto& held = tables_[r.oid];
+  const auto known = tables_.find(r.oid);
+  const auto* const held = known == tables_.end() ? nullptr : known->second.get();
   const auto schema = r.schema.empty() ? std::string_view{"pg_catalog"} : r.schema;
-  if (held && held->schema == schema && held->name == r.name && held->bytes == r.column_bytes && held->identity == r.identity) return;
-  held = std::make_unique<table>();
-  auto& t = *held;
-  t.id = r.oid;
-  t.schema = schema;
-  t.name = r.name;
+  if (held != nullptr) {
+    const auto& d = *held->description;
+    if (d.schema == schema && d.name == r.name && held->bytes == r.column_bytes && d.identity == r.identity) return;
+  }
+  bool changed = held != nullptr && !same_columns(held->bytes, r.column_bytes);
+  if (held == nullptr)  // a table that was dropped and made anew under its name
+    erase_if(tables_, [&](const auto& other) {
+      if (!other.second || other.second->description->schema != schema || other.second->description->name != r.name) return false;
+      changed = !same_columns(other.second->bytes, r.column_bytes);
+      return true;
+    });
+  tables_[r.oid] = std::make_unique<table>();
+  auto& t = *tables_[r.oid];
   t.bytes = r.column_bytes;
-  t.identity = r.identity;
+  t.description = std::make_shared<table_description>();
+  auto& d = *t.description;
+  d.id = r.oid;
+  d.schema = schema;
+  d.name = r.name;
+  d.identity = r.identity;
+  d.types = types_;
   for (auto columns = r.columns(); const auto c = columns.next();) {
-    auto& made = t.columns.emplace_back();
+    auto& made = d.columns.emplace_back();
     made.name = c->name;
     append_json_string(made.key_text, c->name);
     made.key_text += ':';
     made.type_oid = c->type_oid;
-    made.type = types_.find(c->type_oid);
-    made.identity = c->key;
+    made.type_modifier = c->type_modifier;
+    made.type = types_->find(c->type_oid);
+    d.in_identity.push_back(c->key);
     if (!made.type) unknown_types_.push_back(c->type_oid);
   }
-  t.channel = "table:" + t.schema + '.' + t.name;
-  t.head = R"({"schema":)";
-  append_json_string(t.head, t.schema);
-  t.table_at = t.head.size() + 1;
-  t.head += R"(,"table":)";
-  append_json_string(t.head, t.name);
-  t.head += R"(,"action":")";
+  d.channel = "table:" + d.schema + '.' + d.name;
+  d.head = R"({"schema":)";
+  append_json_string(d.head, d.schema);
+  d.table_at = d.head.size() + 1;
+  d.head += R"(,"table":)";
+  append_json_string(d.head, d.name);
+  d.head += R"(,"action":")";
+  if (changed) unnamed_.push_back(r.oid);
   const std::scoped_lock lock{guard_};
   apply_options(t);
   if (!t.watched) stale_ = true;
@@ -103,15 +118,24 @@ void table_feeds::relation(const pgoutput::relation& r) {
 
 /** Finds the table's options in watched_; the lock is held. */
 void table_feeds::apply_options(table& t) {
-  const auto found = std::ranges::find(watched_, t.id, &watched_table::table);
+  const auto found = std::ranges::find(watched_, t.description->id, &watched_table::table);
   t.watched = found != watched_.end();
   if (!t.watched) return;
   t.notify = found->notify;
   const auto listed = [](const auto& names, const std::string& name) { return std::ranges::find(names, name) != names.end(); };
-  for (auto& c : t.columns) {
-    c.shown = !found->columns || listed(*found->columns, c.name);
-    c.key = t.identity == pgoutput::replica_identity::full ? listed(found->primary_key, c.name) : c.identity;
+  const auto& d = *t.description;
+  column_set shown, key, kept;
+  for (std::size_t i = 0; i < d.columns.size(); ++i) {
+    const auto& name = d.columns[i].name;
+    shown.push_back(!found->columns || listed(*found->columns, name));
+    key.push_back(d.identity == pgoutput::replica_identity::full ? listed(found->primary_key, name) : d.in_identity[i]);
+    kept.push_back(d.in_identity[i] && (!found->partitioned || listed(found->primary_key, name)));
   }
+  if (d.shown == shown && d.key == key && d.kept_by_identity == kept) return;
+  if (std::exchange(t.used, false)) t.description = std::make_shared<table_description>(d);
+  t.description->shown = std::move(shown);
+  t.description->key = std::move(key);
+  t.description->kept_by_identity = std::move(kept);
 }
 
 boost::asio::awaitable<result<>> table_feeds::resolve() {
@@ -127,11 +151,20 @@ boost::asio::awaitable<result<>> table_feeds::resolve() {
   if (!unknown_types_.empty()) {
     auto found = co_await catalog_->types(unknown_types_);
     if (!found) co_return found.error();
-    types_.add(*found, unknown_types_);
+    types_->add(*found, unknown_types_);
     unknown_types_.clear();
     for (auto& [id, t] : tables_)
-      for (auto& c : t->columns)
-        if (!c.type) c.type = types_.find(c.type_oid);
+      for (auto& c : t->description->columns)
+        if (!c.type) c.type = types_->find(c.type_oid);
+  }
+  while (!unnamed_.empty()) {
+    const auto t = tables_.find(unnamed_.back());
+    if (t != tables_.end() && t->second->watched) {
+      auto names = co_await catalog_->describe(*t->second->description);
+      if (!names) co_return names.error();
+      t->second->columns_json = std::move(*names);
+    }
+    unnamed_.pop_back();
   }
   co_return result<>{};
 }
@@ -142,52 +175,35 @@ void table_feeds::internal(const changes::transaction& in, std::string_view name
   stale_xid_ = in.xid;
 }
 
-table_feeds::table* table_feeds::find(std::uint32_t relation) {
+/** The table a change belongs to, if it has a feed; tells first that its columns have changed, where that is due. */
+table_feeds::table* table_feeds::find(std::uint32_t relation, const changes::transaction& in, bus::batch& out) {
   const auto found = tables_.find(relation);
-  return found != tables_.end() && found->second->watched ? found->second.get() : nullptr;
+  if (found == tables_.end() || !found->second->watched) return nullptr;
+  auto& t = *found->second;
+  t.used = true;
+  if (!t.columns_json.empty()) announce(t, in, out);
+  return &t;
 }
 
-/** The shown columns of `row` as an object; unchanged ones from `old` or noted in left_out_. `key_only`: `row` holds nothing but the identity. */
-void table_feeds::append_row(const table& t, const pgoutput::tuple& row, const pgoutput::tuple* old, bool key_only) {
-  json_ += '{';
-  bool first = true;
-  auto values = row.values();
-  auto old_values = old ? old->values() : pgoutput::value_reader{};
-  for (const auto& c : t.columns) {
-    auto v = values.next();
-    const auto before = old ? old_values.next() : std::nullopt;
-    if (!v) break;
-    if (!c.shown || (key_only && !c.identity)) continue;
-    if (v->kind == pgoutput::value_kind::unchanged) {
-      if (before && before->kind != pgoutput::value_kind::unchanged) {
-        v = before;
-      } else {
-        left_out_ += left_out_.empty() ? "" : ",";
-        left_out_.append(c.key_text, 0, c.key_text.size() - 1);
-        continue;
-      }
-    }
-    if (!first) json_ += ',';
-    first = false;
-    json_ += c.key_text;
-    if (v->kind == pgoutput::value_kind::null)
-      json_ += "null";
-    else
-      append_value(json_, *c.type, v->bytes, types_);
-  }
-  json_ += '}';
+void table_feeds::announce(table& t, const changes::transaction& in, bus::batch& out) {
+  const auto& d = *t.description;
+  json_.assign(d.head, 0, d.head.size() - std::string_view{R"("action":")"}.size());
+  json_ += std::exchange(t.columns_json, {});
+  auto& made = out.add(d.channel, bus::kind::schema, bus::payload_form::json, json_, {}, in.time);
+  keep_change(made, {.kind = bus::kind::schema}, t.description, out);
 }
 
 void table_feeds::open(const table& t, std::string_view action) {
-  json_ = t.head;
+  json_ = t.description->head;
   json_ += action;
   json_ += R"(","data":)";
   data_at_ = json_.size();
   left_out_.clear();
 }
 
-/** Ends the payload behind `data` (and `old`), and adds the event; `key_from` is where a mirrored event finds its key. */
-void table_feeds::close(table& t, bus::kind k, const changes::transaction& in, const pgoutput::tuple* key_from, bus::batch& out) {
+/** Ends the payload behind `data` (and `old`), and adds the event. */
+void table_feeds::close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out) {
+  const auto& d = *t.description;
   if (!left_out_.empty()) {
     json_ += R"(,"unchanged":[)";
     json_ += left_out_;
@@ -197,17 +213,19 @@ void table_feeds::close(table& t, bus::kind k, const changes::transaction& in, c
   char digits[20];
   json_.append(digits, std::to_chars(digits, digits + sizeof digits, in.xid).ptr);
   json_ += '}';
-  out.add(t.channel, k, bus::payload_form::json, json_, {}, in.time);
+  auto& event = out.add(d.channel, change.kind, bus::payload_form::json, json_, {}, in.time);
+  keep_change(event, change, t.description, out);
   if (t.notify.empty() || !mirror_) return;
 
   pending made{.index = out.events().size() - 1 - in.first_event, .channel = t.notify, .text = "{", .truncated = false};
-  made.text.append(json_, t.table_at, data_end_ - t.table_at);
+  made.text.append(json_, d.table_at, data_end_ - d.table_at);
   made.truncated = made.text.size() + 1 > mirror::max_payload;
   if (made.truncated) {
     constexpr std::size_t tail = sizeof R"(,"truncated":true,"position":""})" + bus::position::text_size;
-    made.text.resize(1 + data_at_ - t.table_at);
+    made.text.resize(1 + data_at_ - d.table_at);
     const auto before_key = made.text.size();
-    if (key_from) append_key(made.text, t, *key_from);
+    if (change.kind != bus::kind::truncate)
+      append_columns(made.text, d, change.kind == bus::kind::delete_ ? change.old : change.row, nullptr, both(d.key, d.shown), nullptr);
     if (made.text.size() + tail > mirror::max_payload) {
       made.text.resize(before_key);
       made.text += "{}";
@@ -216,66 +234,48 @@ void table_feeds::close(table& t, bus::kind k, const changes::transaction& in, c
   pending_.push_back(std::move(made));
 }
 
-/** The key columns of `row` as an object. */
-void table_feeds::append_key(std::string& out, const table& t, const pgoutput::tuple& row) const {
-  out += '{';
-  bool first = true;
-  auto values = row.values();
-  for (const auto& c : t.columns) {
-    const auto v = values.next();
-    if (!v) break;
-    if (!c.key || !c.shown || v->kind == pgoutput::value_kind::unchanged) continue;
-    if (!first) out += ',';
-    first = false;
-    out += c.key_text;
-    if (v->kind == pgoutput::value_kind::null)
-      out += "null";
-    else
-      append_value(out, *c.type, v->bytes, types_);
-  }
-  out += '}';
-}
-
 void table_feeds::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
-  auto* const t = find(change.relation);
+  auto* const t = find(change.relation, in, out);
   if (!t) return;
   open(*t, "INSERT");
-  append_row(*t, change.row, nullptr, false);
+  append_columns(json_, *t->description, change.row, nullptr, t->description->shown, &left_out_);
   data_end_ = json_.size();
-  close(*t, bus::kind::insert, in, &change.row, out);
+  close(*t, {.kind = bus::kind::insert, .row = change.row}, in, out);
 }
 
 void table_feeds::update(const changes::transaction& in, const pgoutput::update& change, bus::batch& out) {
-  auto* const t = find(change.relation);
+  auto* const t = find(change.relation, in, out);
   if (!t) return;
+  const auto& d = *t->description;
   open(*t, "UPDATE");
   const bool whole = change.old_kind == pgoutput::old_row::full;
-  append_row(*t, change.row, whole ? &change.old : nullptr, false);
+  append_columns(json_, d, change.row, whole ? &change.old : nullptr, d.shown, &left_out_);
   data_end_ = json_.size();
   if (change.old_kind != pgoutput::old_row::none) {
     json_ += R"(,"old":)";
-    append_row(*t, change.old, nullptr, !whole);
+    append_columns(json_, d, change.old, nullptr, whole ? d.shown : both(d.shown, d.in_identity), &left_out_);
   }
-  close(*t, bus::kind::update, in, &change.row, out);
+  close(*t, {.kind = bus::kind::update, .old_kind = change.old_kind, .old = change.old, .row = change.row}, in, out);
 }
 
 void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete_& change, bus::batch& out) {
-  auto* const t = find(change.relation);
+  auto* const t = find(change.relation, in, out);
   if (!t) return;
+  const auto& d = *t->description;
   open(*t, "DELETE");
-  append_row(*t, change.old, nullptr, change.old_kind == pgoutput::old_row::key);
+  append_columns(json_, d, change.old, nullptr, change.old_kind == pgoutput::old_row::key ? both(d.shown, d.in_identity) : d.shown, &left_out_);
   data_end_ = json_.size();
-  close(*t, bus::kind::delete_, in, &change.old, out);
+  close(*t, {.kind = bus::kind::delete_, .old_kind = change.old_kind, .old = change.old}, in, out);
 }
 
 void table_feeds::truncate(const changes::transaction& in, const pgoutput::truncate& change, bus::batch& out) {
   for (auto relations = change.relations(); const auto id = relations.next();) {
-    auto* const t = find(*id);
+    auto* const t = find(*id, in, out);
     if (!t) continue;
     open(*t, "TRUNCATE");
     json_ += "null";
     data_end_ = json_.size();
-    close(*t, bus::kind::truncate, in, nullptr, out);
+    close(*t, {.kind = bus::kind::truncate}, in, out);
   }
 }
 

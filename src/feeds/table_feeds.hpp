@@ -10,7 +10,8 @@
 
 #include "changes/row_handler.hpp"
 #include "feeds/catalog.hpp"
-#include "feeds/value_type.hpp"
+#include "feeds/row_change.hpp"
+#include "feeds/view_registry.hpp"
 
 namespace postbus::feeds {
 
@@ -19,6 +20,8 @@ class mirror;
 /**
  * Turns rows of watched tables into events of their channels (`table:SCHEMA.TABLE`): each change's JSON is written once,
  * into the batch that the hub will share among all listeners. Given to changes::reader as its row handler.
+ *
+ * Each event carries the row it was made from, so that filtered feeds (views) can be derived from it when it is published.
  *
  * Thread: the reader's, except where said. `m` may be null (no mirror) and must outlive it.
  */
@@ -34,11 +37,14 @@ public:
   void delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
   void truncate(const changes::transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) override;
   void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
-  bool wants_to_resolve() const override { return stale_ || !unknown_types_.empty(); }
+  bool wants_to_resolve() const override { return stale_ || !unknown_types_.empty() || !unnamed_.empty(); }
   boost::asio::awaitable<result<>> resolve() override;
   void committed(std::span<bus::event* const> events) override;
   void abandoned() override;
+  void before_publish(bus::batch& events) override { views_->derive(events); }
 
+  /** The filtered feeds. */
+  view_registry& views() { return *views_; }
   /**
    * The feed's channel for `table` ("orders" is public.orders) if it was watched when the stream last told; any thread.
    * nullopt is no proof: ask find_feed then.
@@ -48,21 +54,21 @@ public:
   std::vector<watched_table> watched() const;
 
 private:
-  struct column;
   struct table;
   struct pending;
-  table* find(std::uint32_t relation);
+  table* find(std::uint32_t relation, const changes::transaction& in, bus::batch& out);
   void apply_options(table& t);
-  void append_row(const table& t, const postgres::pgoutput::tuple& row, const postgres::pgoutput::tuple* old, bool key_only);
-  void append_key(std::string& out, const table& t, const postgres::pgoutput::tuple& row) const;
+  void announce(table& t, const changes::transaction& in, bus::batch& out);
   void open(const table& t, std::string_view action);
-  void close(table& t, bus::kind k, const changes::transaction& in, const postgres::pgoutput::tuple* key_from, bus::batch& out);
+  void close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out);
 
   std::unique_ptr<catalog> catalog_;
   mirror* mirror_;
-  type_table types_;
+  std::shared_ptr<type_table> types_ = std::make_shared<type_table>();
+  std::shared_ptr<view_registry> views_ = std::make_shared<view_registry>();
   boost::unordered_flat_map<std::uint32_t, std::unique_ptr<table>> tables_;  ///< by relation id of the stream
   std::vector<oid> unknown_types_;
+  std::vector<std::uint32_t> unnamed_;  ///< tables whose columns have changed and whose types' names are looked up for the event that tells
   bool stale_{true};          ///< the list of watched tables must be read anew
   std::uint64_t stale_xid_{};  ///< as seen by this transaction; 0: now
   std::string json_;           ///< the payload in the making

@@ -101,7 +101,7 @@ bool take_plain(std::string_view& text, std::string& plain, std::string_view end
 }
 
 /** One level of an array from its `{` on, and behind it what follows. */
-bool append_array(std::string& out, const value_type& type, const value_type& element, std::string_view& text, const type_table& types, int depth) {
+bool append_array(std::string& out, const value_type& type, const value_type& element, std::string_view& text, int depth) {
   if (depth > 6 || text.empty() || text.front() != '{') return false;  // MAXDIM is 6
   text.remove_prefix(1);
   out += '[';
@@ -111,7 +111,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
     if (first && text.starts_with('}')) break;
     if (!first) out += ',';
     if (text.starts_with('{')) {
-      if (!append_array(out, type, element, text, types, depth + 1)) return false;
+      if (!append_array(out, type, element, text, depth + 1)) return false;
     } else {
       plain.clear();
       const bool quoted = text.starts_with('"');
@@ -120,7 +120,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
       if (!quoted && plain == "NULL")
         out += "null";
       else
-        append_value(out, element, plain, types);
+        append_value(out, element, plain);
     }
     if (text.empty()) return false;
     if (text.front() == '}') break;
@@ -132,7 +132,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
   return true;
 }
 
-bool append_composite(std::string& out, const value_type& type, std::string_view text, const type_table& types) {
+bool append_composite(std::string& out, const value_type& type, std::string_view text) {
   if (text.empty() || text.front() != '(') return false;
   text.remove_prefix(1);
   out += '{';
@@ -145,8 +145,7 @@ bool append_composite(std::string& out, const value_type& type, std::string_view
     }
     first = false;
     out += field.key;
-    const auto* const of = types.find(field.type);
-    if (!of) return false;
+    if (field.of == nullptr) return false;
     if (text.starts_with(',') || text.starts_with(')')) {
       out += "null";
       continue;
@@ -155,18 +154,18 @@ bool append_composite(std::string& out, const value_type& type, std::string_view
     // Parts may be quoted and not, one after the other.
     while (!text.empty() && text.front() != ',' && text.front() != ')')
       if (!(text.front() == '"' ? unquote(text, plain, true) : take_plain(text, plain, ",)\""))) return false;
-    append_value(out, *of, plain, types);
+    append_value(out, *field.of, plain);
   }
   out += '}';
   return text == ")";
 }
 
-bool append_vector(std::string& out, const value_type& element, std::string_view text, const type_table& types) {
+bool append_vector(std::string& out, const value_type& element, std::string_view text) {
   out += '[';
   for (bool first = true; !text.empty(); first = false) {
     if (!first) out += ',';
     const auto end = text.find(' ');
-    append_value(out, element, text.substr(0, end), types);
+    append_value(out, element, text.substr(0, end));
     text = end == std::string_view::npos ? std::string_view{} : text.substr(end + 1);
   }
   out += ']';
@@ -175,7 +174,7 @@ bool append_vector(std::string& out, const value_type& element, std::string_view
 
 }  // namespace
 
-void append_value(std::string& out, const value_type& type, std::string_view text, const type_table& types) {
+void append_value(std::string& out, const value_type& type, std::string_view text) {
   const auto start = out.size();
   bool written = true;
   switch (type.form) {
@@ -188,16 +187,11 @@ void append_value(std::string& out, const value_type& type, std::string_view tex
     case shape::array: {
       // [0:2]={…} where a bound is not 1
       if (text.starts_with('[')) text.remove_prefix(std::min(text.size(), text.find('=') + 1));
-      const auto* const element = types.find(type.element);
-      written = element && append_array(out, type, *element, text, types, 1) && text.empty();
+      written = type.of != nullptr && append_array(out, type, *type.of, text, 1) && text.empty();
       break;
     }
-    case shape::vector: {
-      const auto* const element = types.find(type.element);
-      written = element && append_vector(out, *element, text, types);
-      break;
-    }
-    case shape::composite: written = append_composite(out, type, text, types); break;
+    case shape::vector: written = type.of != nullptr && append_vector(out, *type.of, text); break;
+    case shape::composite: written = append_composite(out, type, text); break;
   }
   if (written) return;
   out.resize(start);
@@ -210,13 +204,13 @@ type_table::type_table() {
     plain[static_cast<std::size_t>(form)] = make({.form = form, .fields = {}});
   for (const auto& b : built_ins) {
     by_oid_[b.type] = plain[static_cast<std::size_t>(b.form)];
-    by_oid_[b.array] = make({.form = shape::array, .delimiter = b.delimiter, .element = b.type, .fields = {}});
+    by_oid_[b.array] = make({.form = shape::array, .delimiter = b.delimiter, .element = b.type, .of = by_oid_[b.type], .fields = {}});
   }
-  by_oid_[22] = make({.form = shape::vector, .element = 21, .fields = {}});
-  by_oid_[30] = make({.form = shape::vector, .element = 26, .fields = {}});
+  by_oid_[22] = make({.form = shape::vector, .element = 21, .of = by_oid_[21], .fields = {}});
+  by_oid_[30] = make({.form = shape::vector, .element = 26, .of = by_oid_[26], .fields = {}});
 }
 
-const value_type* type_table::make(value_type made) { return made_.emplace_back(std::make_unique<value_type>(std::move(made))).get(); }
+value_type* type_table::make(value_type made) { return made_.emplace_back(std::make_unique<value_type>(std::move(made))).get(); }
 
 const value_type* type_table::find(oid type) const {
   const auto found = by_oid_.find(type);
@@ -232,20 +226,19 @@ const value_type* type_table::resolve(oid type, const boost::unordered_flat_map<
   } else if (row->second->base != 0) {
     made = resolve(row->second->base, rows, depth + 1);
   } else if (row->second->element != 0) {
-    made = make({.form = shape::array, .delimiter = row->second->delimiter, .element = row->second->element, .fields = {}});
-    by_oid_[type] = made;
-    resolve(row->second->element, rows, depth + 1);
+    auto* const array = make({.form = shape::array, .delimiter = row->second->delimiter, .element = row->second->element, .fields = {}});
+    made = by_oid_[type] = array;
+    array->of = resolve(row->second->element, rows, depth + 1);
   } else if (!row->second->attributes.empty()) {
     value_type composite{.form = shape::composite, .fields = {}};
     for (const auto& a : row->second->attributes) {
       auto& field = composite.fields.emplace_back();
       append_json_string(field.key, a.name);
       field.key += ':';
-      field.type = a.type;
     }
-    made = make(std::move(composite));
-    by_oid_[type] = made;
-    for (const auto& a : row->second->attributes) resolve(a.type, rows, depth + 1);
+    auto* const whole = make(std::move(composite));
+    made = by_oid_[type] = whole;
+    for (std::size_t i = 0; i < whole->fields.size(); ++i) whole->fields[i].of = resolve(row->second->attributes[i].type, rows, depth + 1);
   } else {
     made = make({});
   }

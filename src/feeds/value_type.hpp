@@ -24,14 +24,16 @@ enum class shape : std::uint8_t {
   composite,    ///< (1,"a b",)
 };
 
+/** Complete, with the types it is made of, before it is used; never changed after. */
 struct value_type {
   struct field {
     std::string key;  ///< "name": as JSON, with the colon
-    oid type{};
+    const value_type* of{};
   };
   shape form{shape::text};
   char delimiter{','};       ///< arrays: between elements
   oid element{};             ///< arrays and vectors
+  const value_type* of{};    ///< what `element` stands for
   std::vector<field> fields; ///< composites
 };
 
@@ -49,8 +51,8 @@ struct type_row {
 };
 
 /**
- * Types by oid: PostgreSQL's own, whose oids never change, and those that were looked up. One thread. References stay
- * valid while it lives.
+ * Types by oid: PostgreSQL's own, whose oids never change, and those that were looked up. One thread looks up and adds; what
+ * was found may be used on any, and stays valid while the table lives.
  */
 class type_table {
 public:
@@ -62,13 +64,13 @@ public:
 
 private:
   const value_type* resolve(oid type, const boost::unordered_flat_map<oid, const type_row*>& rows, int depth);
-  const value_type* make(value_type made);
+  value_type* make(value_type made);
 
   boost::unordered_flat_map<oid, const value_type*> by_oid_;
   std::vector<std::unique_ptr<value_type>> made_;
 };
 
 /** Appends a value given in text form (datestyle ISO, timezone UTC) as row_to_json would write it; as a string where the text is not what `type` promises. */
-void append_value(std::string& out, const value_type& type, std::string_view text, const type_table& types);
+void append_value(std::string& out, const value_type& type, std::string_view text);
 
 }  // namespace postbus::feeds

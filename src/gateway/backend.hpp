@@ -9,6 +9,7 @@
 #include "bus/event.hpp"
 #include "bus/position.hpp"
 #include "feeds/spool.hpp"
+#include "feeds/view.hpp"
 
 namespace postbus::gateway {
 
@@ -30,8 +31,13 @@ public:
   virtual void unlisten(std::string channel) = 0;
   /** The channel of a watched table's feed for a name as a user gives it (`orders`, `public.orders`). errc::not_watched tells the command that watches it. */
   virtual boost::asio::awaitable<result<std::string>> feed_channel(std::string table) = 0;
-  /** The rows of a feed's table; errors as feeds::snapshots::open. The reader may be used on any thread. */
-  virtual boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string) {
+  /**
+   * Registers what `asked` shows of the feed `channel`, which must be one. Batches published from then on carry its events, on
+   * the view's own channel, until the last who holds it lets it go (on any thread). Errors as feeds::bind_view.
+   */
+  virtual boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) = 0;
+  /** The rows of a feed's table, or what a view shows of them; errors as feeds::snapshots::open. The reader may be used on any thread. */
+  virtual boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string, std::shared_ptr<const feeds::view>) {
     co_return error{errc::unsupported, "this gateway has no tables"};
   }
   /** True while messages can be posted and events flow. */

@@ -36,9 +36,9 @@ void channel_session::begin() {
 /** The subscription: what history has goes out first. */
 void channel_session::attach_to_log() {
   if (rows_) asked_.from = rows_->from();
-  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.channel, asked_.from);
+  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), asked_.from, asked_.channel);
   metrics::adjust(metrics::gauge::subscriptions, 1);
-  add_missed_notifications(asked_, given);
+  complete_replay(asked_, given);
   const bool joined = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
   if (!rows_) append_opening(out(), given.at);
   if (!joined) return begin_over();
@@ -46,8 +46,10 @@ void channel_session::attach_to_log() {
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
+  if (asked_.view && asked_.view->ended()) on_ended();
 }
 
+void channel_session::on_ended() { end(asked_.view->why().code); }
 /** Queues rows; false when there are none now. */
 bool channel_session::give_rows() {
   auto& bytes = out();
@@ -111,8 +113,13 @@ void channel_session::after_flush() {
     metrics::add(metrics::counter::slow_readers);
     log::info("gateway", "a reader of {} is {} bytes behind and is cut off with 4001", asked_.channel, lag());
   }
+  const bool view_ended = asked_.view && asked_.view->ended();
+  if (view_ended) {  // all that came before the end is given
+    out() += pending();
+    advance(pending().size());
+  }
   append_between_events({});
-  append_ending(out(), *ending_);
+  append_ending(out(), *ending_, view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
   rows_.reset();
   if (attached()) {
     home().shard().unsubscribe(*this);
@@ -143,9 +150,8 @@ std::chrono::milliseconds channel_session::ping_every() const { return const_cas
 
 // --- WebSocket
 
-void websocket_channel::append_ending(std::string& out, errc why) {
-  const auto& t = traits(why);
-  websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
+void websocket_channel::append_ending(std::string& out, errc why, std::string_view text) {
+  websocket::append_close(out, static_cast<std::uint16_t>(traits(why).close_code), text);
 }
 
 void websocket_channel::on_bytes(std::span<char> bytes) {
@@ -229,7 +235,7 @@ void sse_channel::append_opening(std::string& out, const bus::position& at) {
   out += "\n\n";
 }
 
-void sse_channel::append_ending(std::string& out, errc why) {
+void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
   if (traits(why).retry) append_sse_retry(out);
 }
 

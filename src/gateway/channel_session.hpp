@@ -29,7 +29,7 @@ protected:
   /** The bytes in front of everything, once the position is fixed: the response head of SSE. {}: a snapshot comes first. */
   virtual void append_opening(std::string& out, const bus::position& at) = 0;
   /** The bytes behind everything: a close frame. */
-  virtual void append_ending(std::string& out, errc why) = 0;
+  virtual void append_ending(std::string& out, errc why, std::string_view text) = 0;
   void on_drained() final;
 
   /** Says goodbye as `why` (see errors.def) and closes when it is sent, or after a deadline. */
@@ -45,6 +45,7 @@ protected:
 
 private:
   void on_pending() final { flush(); }
+  void on_ended() final;
   void attach_to_log();
   bool give_rows();
   void begin_over();
@@ -63,7 +64,7 @@ public:
 
 private:
   void append_opening(std::string&, const bus::position&) override { arm(ping_every()); }
-  void append_ending(std::string& out, errc why) override;
+  void append_ending(std::string& out, errc why, std::string_view text) override;
   void on_bytes(std::span<char> bytes) override;
   websocket::parser parser_{websocket::role::server, 64 * 1024};  // nothing but control frames is expected
   bool heard_{true};
@@ -77,7 +78,7 @@ public:
 
 private:
   void append_opening(std::string& out, const bus::position& at) override;
-  void append_ending(std::string& out, errc why) override;
+  void append_ending(std::string& out, errc why, std::string_view text) override;
   void on_bytes(std::span<char>) override {}  // a stream's client has nothing more to say
   std::string head_;                          // of the response; gone once sent
 };

@@ -28,23 +28,28 @@ public:
   /** Takes what history has; subscribes when that does not end the wait. */
   void enter() {
     auto& shard = owner_.home().shard();
-    auto given = shard.subscribe(*this, what.asked.channel, what.asked.from);
+    auto given = shard.subscribe(*this, what.asked.topic(), what.asked.from, what.asked.channel);
     subscribed_ = true;
     metrics::adjust(metrics::gauge::subscriptions, 1);
-    add_missed_notifications(what.asked, given);
+    complete_replay(what.asked, given);
     next = given.at;
     for (auto& e : given.events) take(std::move(e));
+    if (what.asked.view && what.asked.view->ended()) done = true;
     if (!done) owner_.arm(what.at_most);
   }
   void leave() {
     if (!std::exchange(subscribed_, false)) return;
-    owner_.home().shard().unsubscribe(*this, what.asked.channel);
+    owner_.home().shard().unsubscribe(*this, what.asked.topic());
     metrics::adjust(metrics::gauge::subscriptions, -1);
   }
   void on_event(bus::topic&, const bus::event_ref& e) override { take(e); }
 
 private:
   void take(bus::event_ref e) {
+    if (e->kind == bus::kind::ended) {
+      done = true;
+      return owner_.home().flush_later(owner_);
+    }
     if (events.size() >= what.most_events) return;  // the rest comes with the next request, from history
     next = e->at;
     done = done || what.enough(*e);
@@ -346,6 +351,10 @@ void http_session::stop_waiting() {
 }
 
 void http_session::finish_wait() {
+  if (const auto view = waiter_->what.asked.view; view && view->ended() && waiter_->events.empty()) {
+    stop_waiting();
+    return fail(view->why());
+  }
   auto answer = waiter_->what.answer(waiter_->events, waiter_->next);
   stop_waiting();
   respond(std::move(answer));

@@ -10,10 +10,10 @@ namespace {
 /** A position further ahead than the stream comes within this time belongs to another database or was made up. */
 constexpr std::chrono::seconds ahead_deadline{10};
 
-/** True while `from` cannot be answered: it has not been reached, or (no epoch yet) the database never was. */
+/** True while `from` cannot be answered: it has not been reached, or the hub does not serve yet. */
 bool lies_ahead(const bus::hub& hub, const bus::start& from) {
   const auto head = hub.head();
-  if (head.epoch == 0) return true;
+  if (!hub.serving()) return true;
   const auto* const after = std::get_if<bus::position>(&from);
   if (after == nullptr || after->epoch != head.epoch) return false;
   return after->from_notify() ? after->lsn > head.lsn : *after > head;
@@ -42,8 +42,8 @@ void listening::turn() {
     return true;
   });
   for (auto& a : ready) {
-    if (home_.shared().hub.head().epoch == 0)
-      a.done(error{errc::unavailable, "the database has not been reached yet; come back in a moment"});
+    if (!home_.shared().hub.serving())
+      a.done(error{errc::unavailable, "the gateway has just started and has not caught up with the database yet; come back in a moment"});
     else if (lies_ahead(home_.shared().hub, a.asked.from))
       a.done(error{errc::invalid_position, "the position lies ahead of this database: it is not one that Postbus gave out here"});
     else
@@ -52,6 +52,7 @@ void listening::turn() {
 }
 
 void listening::prepare_plain(listen_request asked, then done) {
+  if (asked.filter) return home_.spawn("filtered feed", open_view(std::move(asked), std::move(done)));
   if (asked.snapshot && std::holds_alternative<bus::from_now>(asked.from)) return home_.spawn("snapshot", open_rows(std::move(asked), std::move(done)));
   if (!bus::is_plain(asked.channel)) return done(std::move(asked));
   auto& plain = plain_[asked.channel];
@@ -65,8 +66,16 @@ void listening::prepare_plain(listen_request asked, then done) {
   if (plain.waiting.size() == 1) home_.spawn("LISTEN", open(std::move(channel)));
 }
 
+boost::asio::awaitable<void> listening::open_view(listen_request asked, then done) {
+  auto opened = co_await home_.shared().behind.open_view(asked.channel, std::move(*asked.filter));
+  if (!opened) co_return done(opened.error());
+  asked.filter.reset();
+  asked.view = std::move(*opened);
+  prepare_plain(std::move(asked), std::move(done));
+}
+
 boost::asio::awaitable<void> listening::open_rows(listen_request asked, then done) {
-  auto opened = co_await home_.shared().behind.snapshot(asked.channel);
+  auto opened = co_await home_.shared().behind.snapshot(asked.channel, asked.view);
   if (!opened) co_return done(opened.error());
   asked.rows = std::move(*opened);
   done(std::move(asked));
@@ -103,6 +112,11 @@ result<> check_snapshot(std::string_view channel, const bus::start& from, bool w
   if (!channel.starts_with(feed_prefix)) return error{errc::invalid_argument, "only a table's feed has rows to begin with"};
   if (std::holds_alternative<bus::from_beginning>(from)) return error{errc::invalid_argument, "a snapshot begins with the rows as they are now: leave `after` out, or give the position of an event to resume from"};
   return {};
+}
+
+void complete_replay(const listen_request& asked, bus::replay& given) {
+  if (asked.view) given.events = feeds::replay_through(*asked.view, given.events);
+  add_missed_notifications(asked, given);
 }
 
 void add_missed_notifications(const listen_request& asked, bus::replay& given) {

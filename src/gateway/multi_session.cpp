@@ -28,7 +28,7 @@ multi_session::~multi_session() {
 
 void multi_session::leave(subscription& s) {
   if (s.rows) return;
-  home().shard().unsubscribe(s, s.asked.channel);
+  home().shard().unsubscribe(s, s.asked.topic());
   metrics::adjust(metrics::gauge::subscriptions, -1);
 }
 
@@ -51,8 +51,8 @@ void multi_session::begin_rows(std::int64_t id, listen_request asked) {
 bus::position multi_session::attach(subscription& s) {
   if (s.rows) s.asked.from = s.rows->from();
   metrics::adjust(metrics::gauge::subscriptions, 1);
-  auto given = home().shard().subscribe(s, s.asked.channel, s.asked.from);
-  add_missed_notifications(s.asked, given);
+  auto given = home().shard().subscribe(s, s.asked.topic(), s.asked.from, s.asked.channel);
+  complete_replay(s.asked, given);
   // A replay is bounded by the history, not by the lag a live reader may have.
   const bool joined = !s.asked.snapshot || (s.rows ? s.rows->join(given) : given.complete);
   s.rows.reset();
@@ -62,6 +62,10 @@ bus::position multi_session::attach(subscription& s) {
   }
   for (auto& e : given.events) pending_.push_back({std::move(e), s.id});
   metrics::add(metrics::counter::events_out, given.events.size());
+  if (s.asked.view && s.asked.view->ended()) {  // meanwhile, and its last event was for those who were there
+    auto alone = std::make_shared<bus::batch>();
+    pending_.push_back({{alone, &alone->add_owned(s.asked.topic(), bus::kind::ended, bus::payload_form::json, {}, given.at, {})}, s.id});
+  }
   home().flush_later(*this);
   return given.at;
 }
@@ -142,7 +146,15 @@ void multi_session::flush() {
       pending_.pop_front();
       const auto cost = next.event->payload.size() + event_overhead;
       pending_bytes_ -= std::min(cost, pending_bytes_);
-      if (const auto to = subscriptions_.find(next.id); to != subscriptions_.end()) append_event(bytes, next.event, *to->second);
+      const auto to = subscriptions_.find(next.id);
+      if (to == subscriptions_.end()) continue;
+      if (next.event->kind == bus::kind::ended) {
+        append_view_ending(bytes, *to->second);
+        ended_.push_back(next.id);
+        home().call_after_flush(*this);
+      } else {
+        append_event(bytes, next.event, *to->second);
+      }
     }
     flushed_since_timer_ = true;
   }
@@ -255,6 +267,12 @@ void websocket_multi::append_ending(std::string& out, errc why) {
   websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
 }
 
+void websocket_multi::append_view_ending(std::string& out, const subscription& from) {
+  std::string reply;
+  append_ws_error(reply, from.id, from.asked.view->why());
+  websocket::append_frame(out, websocket::opcode::text, reply);
+}
+
 void websocket_multi::refuse(std::int64_t id, const error& why) {
   std::string reply;
   append_ws_error(reply, id, why);
@@ -280,7 +298,7 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
   if (auto fits = check_snapshot(wanted.channel, wanted.after, wanted.snapshot); !fits) return refuse(id, fits.error());
   opening_.emplace(id, false);
-  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot}, [weak = handle(), id](result<listen_request> ready) {
+  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot, .filter = std::move(wanted.filter)}, [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);

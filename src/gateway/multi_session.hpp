@@ -41,6 +41,8 @@ protected:
   virtual void append_event(std::string& out, const bus::event_ref& e, const subscription& from) = 0;
   virtual void append_row(std::string& out, const bus::event& e, const subscription& from) = 0;
   virtual void append_ending(std::string& out, errc why) = 0;
+  /** The view of `from` has ended: says why. */
+  virtual void append_view_ending(std::string&, const subscription&) {}
   /** The snapshot of a subscription cannot be completed: its last words. */
   virtual void append_refusal(std::string& out, const subscription& from, const error& why) = 0;
 
@@ -72,9 +74,9 @@ private:
 
   boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
   std::deque<std::int64_t> giving_rows_;  // subscriptions that are, each in its turn
-  std::vector<std::int64_t> ended_;       // to be dropped when this turn's writing is done
   std::deque<waiting> pending_;
   std::size_t pending_bytes_{};
+  std::vector<std::int64_t> ended_;  ///< subscriptions that are over and whose client knows
   std::optional<errc> ending_;
 };
 
@@ -90,6 +92,7 @@ private:
   void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
   void append_row(std::string& out, const bus::event& e, const subscription& from) override;
   void append_ending(std::string& out, errc why) override;
+  void append_view_ending(std::string& out, const subscription& from) override;
   void append_refusal(std::string& out, const subscription& from, const error& why) override;
   void act(std::string_view text);
   void act(std::int64_t id, ws_subscribe&& wanted);

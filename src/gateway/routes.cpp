@@ -111,19 +111,41 @@ response polled(const std::vector<bus::event_ref>& events, const bus::position& 
   return answer;
 }
 
-/** The three ways to listen to one channel: WebSocket, SSE, long poll. */
-void listen(http_session& s, const std::string& channel) {
+/** `?where=FILTER&columns=a,b&maybe=true` of a table; null where nothing is asked. */
+result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
+  const auto where = s.target().one("where");
+  if (!where) return where.error();
+  const auto columns = s.target().one("columns");
+  if (!columns) return columns.error();
+  const auto maybe = s.target().flag("maybe");
+  if (!maybe) return maybe.error();
+  feeds::view_request asked{.where = std::string{where->value_or("")}, .maybe = *maybe};
+  if (*columns) {
+    auto names = feeds::parse_names(**columns);
+    if (!names) return names.error();
+    asked.columns = std::move(*names);
+  }
+  return asked.asks_anything() ? std::make_unique<feeds::view_request>(std::move(asked)) : nullptr;
+}
+
+/** The three ways to listen to one channel: WebSocket, SSE, long poll. A table's feed may be filtered. */
+void listen(http_session& s, const std::string& channel, bool is_table = false) {
   if (s.request().method() == http_method::head) return s.fail({errc::method_not_allowed, "a channel answers GET and POST"});
   if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
   if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
-  const bool is_feed = channel.starts_with(feed_prefix);
-  if (auto known = is_feed ? s.target().only({"after", "format", "wait", "snapshot"}) : s.target().only({"after", "format", "wait"}); !known) return s.fail(known.error());
+  if (auto known = is_table ? s.target().only({"after", "format", "wait", "where", "columns", "maybe", "snapshot"}) : s.target().only({"after", "format", "wait"}); !known)
+    return s.fail(known.error());
   auto from = start_of(s);
   if (!from) return s.fail(from.error());
   auto with_rows = s.target().flag("snapshot");
   if (!with_rows) return s.fail(with_rows.error());
   if (auto fits = check_snapshot(channel, *from, *with_rows); !fits) return s.fail(fits.error());
-  listen_request asked{channel, *from, *with_rows};
+  listen_request asked{.channel = channel, .from = *from, .snapshot = *with_rows};
+  if (is_table) {
+    auto filter = filter_of(s);
+    if (!filter) return s.fail(filter.error());
+    asked.filter = std::move(*filter);
+  }
 
   if (wants_websocket(s.request())) {
     auto accepted = check_upgrade(s.request());
@@ -255,7 +277,7 @@ asio::awaitable<void> listen_to_table(loop& home, std::shared_ptr<session*> weak
   auto* const s = static_cast<http_session*>(*weak);
   if (s == nullptr || s->closed()) co_return;
   if (channel)
-    listen(*s, *channel);
+    listen(*s, *channel, true);
   else
     s->fail(channel.error());
 }

@@ -51,7 +51,7 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
   const auto add = [&](const std::string& name, std::size_t count, std::uint64_t events, const json::value& last) {
     channels.push_back({{"name", name}, {"listeners", count}, {"events", events}, {"last", last}});
   };
-  for (const auto& c : shared.hub.channels(listed_channels)) {
+  for (const auto& c : shared.hub.summary(listed_channels)) {
     const auto found = listeners.find(c.name);
     add(c.name, found == listeners.end() ? 0 : found->second, c.events, c.events == 0 ? json::value{} : json::value(bus::to_text(c.last)));
   }

@@ -22,7 +22,8 @@ constexpr std::size_t max_depth = 64;
 constexpr std::size_t max_word = 1024;  // of op, channel and after: longer than any that is valid
 constexpr std::int64_t max_id = (std::int64_t{1} << 53) - 1;
 
-enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, snapshot };
+enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, where, columns, maybe, snapshot };
+constexpr std::size_t most_columns = 1600;  // more than a table can have
 
 member member_named(std::string_view key) {
   if (key == "id") return member::id;
@@ -31,6 +32,9 @@ member member_named(std::string_view key) {
   if (key == "after") return member::after;
   if (key == "sub") return member::sub;
   if (key == "payload") return member::payload;
+  if (key == "where") return member::where;
+  if (key == "columns") return member::columns;
+  if (key == "maybe") return member::maybe;
   if (key == "snapshot") return member::snapshot;
   return member::none;
 }
@@ -42,7 +46,9 @@ struct collector {
   static constexpr std::size_t max_string_size = static_cast<std::size_t>(-1);
 
   std::optional<std::int64_t> id, sub;
-  std::optional<std::string> op, channel, after, payload_text;
+  std::optional<std::string> op, channel, after, payload_text, where;
+  std::optional<std::vector<std::string>> columns;
+  bool maybe{};
   std::size_t payload_member{};  // which member of the object it is, from 1; 0: there is none
   bool is_object{}, doubled{}, wrong_type{}, has_nul{}, snapshot{};
 
@@ -59,7 +65,8 @@ struct collector {
     return true;
   }
   bool on_array_begin(json_error&) {
-    begin_value(false);
+    if (depth_ == 1 && current_ == member::columns) columns.emplace();
+    else begin_value(false);
     ++depth_;
     return true;
   }
@@ -97,7 +104,7 @@ struct collector {
   }
   bool on_number_part(json::string_view, json_error&) { return true; }
   bool on_int64(std::int64_t value, json::string_view, json_error&) {
-    if (depth_ != 1) return true;
+    if (depth_ != 1) return other();
     if (current_ == member::id) id = value;
     else if (current_ == member::sub) sub = value;
     else begin_value(false);
@@ -106,8 +113,8 @@ struct collector {
   bool on_uint64(std::uint64_t, json::string_view, json_error&) { return other(); }  // beyond int64
   bool on_double(double, json::string_view, json_error&) { return other(); }
   bool on_bool(bool value, json_error&) {
-    if (depth_ != 1 || current_ != member::snapshot) return other();
-    snapshot = value;
+    if (depth_ != 1 || (current_ != member::maybe && current_ != member::snapshot)) return other();
+    (current_ == member::maybe ? maybe : snapshot) = value;
     return true;
   }
   bool on_null(json_error&) { return other(); }
@@ -115,8 +122,8 @@ struct collector {
   bool on_comment(json::string_view, json_error&) { return true; }
 
 private:
-  static std::string_view bounded(json::string_view part, std::size_t held) {
-    return {part.data(), std::min(part.size(), max_word + 1 - std::min(held, max_word + 1))};
+  static std::string_view bounded(json::string_view part, std::size_t held, std::size_t most = max_word) {
+    return {part.data(), std::min(part.size(), most + 1 - std::min(held, most + 1))};
   }
   bool in_payload() const { return current_ == member::payload && depth_ >= 1; }
   void note_nul(json::string_view part) {
@@ -128,20 +135,30 @@ private:
   }
   /** A value that is no integer begins in the outermost object: is that what this member holds? */
   void begin_value(bool is_string) {
+    if (depth_ == 2 && current_ == member::columns && (!is_string || !columns)) wrong_type = true;
     if (depth_ != 1) return;
-    const bool right_type = current_ == member::none || current_ == member::payload || (is_string && current_ != member::id && current_ != member::sub && current_ != member::snapshot);
+    const bool takes_string = current_ == member::op || current_ == member::channel || current_ == member::after || current_ == member::where;
+    const bool right_type = current_ == member::none || current_ == member::payload || (is_string && takes_string);
     if (!right_type) wrong_type = true;
   }
   void string_piece(json::string_view part) {
     note_nul(part);
+    if (depth_ == 2 && current_ == member::columns) {
+      if (!in_string_) {
+        begin_value(true);
+        if (!wrong_type && columns->size() <= most_columns) columns->emplace_back();
+      }
+      if (!wrong_type && columns->size() <= most_columns) columns->back() += bounded(part, columns->back().size());
+      in_string_ = true;
+    }
     if (depth_ != 1) return;
     if (!in_string_) begin_value(true);
-    auto* const into = current_ == member::op ? &op : current_ == member::channel ? &channel : current_ == member::after ? &after
+    auto* const into = current_ == member::op ? &op : current_ == member::channel ? &channel : current_ == member::after ? &after : current_ == member::where ? &where
                      : current_ == member::payload ? &payload_text : nullptr;
     if (into != nullptr) {
       if (!*into) into->emplace();
       if (current_ == member::payload) (*into)->append(part.data(), part.size());
-      else **into += bounded(part, (*into)->size());
+      else **into += bounded(part, (*into)->size(), current_ == member::where ? feeds::max_filter_bytes : max_word);
     }
     in_string_ = true;
   }
@@ -205,14 +222,23 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
-  if (c.wrong_type) return invalid("`op`, `channel` and `after` are strings, `id` and `sub` are integers, `snapshot` is true or false");
+  if (c.wrong_type)
+    return invalid("`op`, `channel`, `after` and `where` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` and `snapshot` are true or false");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
     if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
     auto after = bus::parse_start(c.after.value_or(""));
     if (!after) return after.error();
-    return ws_request{*c.id, ws_subscribe{std::move(*c.channel), *after, c.snapshot}};
+    ws_subscribe asked{std::move(*c.channel), *after};
+    asked.snapshot = c.snapshot;
+    if (c.where || c.columns || c.maybe) {
+      if (!asked.channel.starts_with("table:")) return invalid("`where`, `columns` and `maybe` are for the channels of tables");
+      if (c.columns && c.columns->size() > most_columns) return invalid("`columns` names more columns than a table can have");
+      asked.filter = std::make_unique<feeds::view_request>(std::move(c.where).value_or(""), std::move(c.columns), c.maybe);
+      if (!asked.filter->asks_anything()) asked.filter.reset();
+    }
+    return ws_request{*c.id, std::move(asked)};
   }
   if (*c.op == "unsubscribe") {
     if (!is_id(c.sub)) return invalid("`sub` is missing: the id of the subscribe message");

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -8,14 +9,19 @@
 #include "base/result.hpp"
 #include "bus/event.hpp"
 #include "bus/hub.hpp"
+#include "feeds/view.hpp"
 
 namespace postbus::gateway {
 
-/** {"id":7,"op":"subscribe","channel":"orders","after":POS?,"snapshot":true?}. `after`: a position, "beginning" or "now" (as when absent). */
+/**
+ * {"id":7,"op":"subscribe","channel":"orders","after":POS?}. `after`: a position, "beginning" or "now" (as when absent). Of a
+ * table's channel also "where":FILTER?, "columns":[NAME,…]?, "maybe":true?, "snapshot":true?.
+ */
 struct ws_subscribe {
   std::string channel;
   bus::start after;
   bool snapshot{};
+  std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
 };
 /** {"id":8,"op":"unsubscribe","sub":7}: `sub` is the id of the subscribe. */
 struct ws_unsubscribe {

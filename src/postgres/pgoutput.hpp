@@ -182,6 +182,9 @@ using change = std::variant<begin, commit, message, insert, update, delete_, rel
 result<change> decode(std::string_view payload);
 result<change> decode(std::string&& dies_before_the_change) = delete;
 
+/** Whether a message outside of a block is about streamed transactions: stream_start, stream_stop, stream_commit, stream_abort. */
+inline bool is_streamed(std::string_view payload) { return !payload.empty() && std::string_view{"SEcA"}.contains(payload.front()); }
+
 /** A message within a streamed block: of `xid`, and, put together again, what decode() takes: `tag`, then `body`. */
 struct streamed_message {
   std::uint32_t xid{};

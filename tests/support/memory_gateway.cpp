@@ -32,6 +32,10 @@ boost::asio::awaitable<result<std::string>> memory_backend::feed_channel(std::st
   co_return error{errc::not_watched, "not watched: postbus watch " + table};
 }
 
+boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backend::open_view(std::string, feeds::view_request) {
+  co_return error{errc::unsupported, "there are no tables without a database"};
+}
+
 memory_gateway::memory_gateway(gateway::gateway_options options) {
   hub.begin({0x5f3a9c01, 1000, 0});
   options.port = 0;

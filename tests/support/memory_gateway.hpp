@@ -19,6 +19,7 @@ public:
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
+  boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
   bool ready() const override { return true; }
   boost::json::object status() const override { return {}; }
 

@@ -12,7 +12,7 @@ constexpr oid text = 25, integer = 23, boolean = 16, json = 114, timestamp = 111
 
 std::string written(const type_table& types, oid type, std::string_view value) {
   std::string out;
-  append_value(out, *types.find(type), value, types);
+  append_value(out, *types.find(type), value);
   return out;
 }
 

@@ -31,6 +31,8 @@ export interface Change<Row = Record<string, unknown>> {
   old?: Partial<Row>;
   /** Columns the database did not send because the UPDATE left them as they were. */
   unchanged?: string[];
+  /** A filtered feed that was asked to: whether the row matches, or matched, cannot be known. */
+  maybe?: true;
   xid: number;
 }
 
@@ -85,6 +87,12 @@ export interface ConnectOptions {
 }
 
 export interface SubscribeOptions<Payload> {
+  /** Of a table's channel: only rows that match this filter, as in `status = 'open' and total > 100` (docs/filters.md). */
+  where?: string;
+  /** Of a table's channel: only these columns. */
+  columns?: string[];
+  /** Take also what cannot be known for sure; such payloads carry `maybe: true`. */
+  maybe?: boolean;
   /** Resume after this position; `beginning` for the oldest event the gateway still has; from now on when left out. */
   after?: string;
   onEvent?: (event: BusEvent<Payload>) => void;
@@ -250,6 +258,8 @@ export class Bus {
     this.#byNumber.set(id, listener);
     const frame: Record<string, unknown> = { id, op: 'subscribe', channel: listener.channel };
     if (listener.position !== undefined) frame.after = listener.position;
+    const { where, columns, maybe } = listener.options;
+    Object.assign(frame, { where, columns, maybe: maybe || undefined });
     this.#socket!.send(JSON.stringify(frame));
   }
 
@@ -289,7 +299,10 @@ export class Bus {
     }
     const id = frame.id as number;
     const listener = this.#byNumber.get(id);
-    if (listener && frame.error) {
+    if (listener && frame.error?.code === 'table_changed') {
+      this.#byNumber.delete(id);
+      this.#enter(listener);  // the filter is read anew, and goes on after the last position
+    } else if (listener && frame.error) {
       this.#byNumber.delete(id);
       this.#listeners.delete(listener);
       listener.options.onError?.(new BusError(describe(frame.error), frame.error));

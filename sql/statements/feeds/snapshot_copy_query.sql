@@ -1,2 +1,2 @@
--- {table} {columns}: for what COPY does not read by name.
-copy (select {columns} from {table}) to stdout
+-- {table} {columns} {where}: for what COPY does not read by name, and for filtered feeds.
+copy (select {columns} from {table} where {where}) to stdout
