@@ -54,6 +54,8 @@ struct database_side::running {
                                            .window = options.window,
                                            .spill = options.spill},
                    self.hub_, &*feeds);
+    snapshots.emplace(executor, feeds::snapshots::settings{.conninfo = options.conninfo_direct, .bytes = options.snapshot_bytes}, self.hub_, *reader,
+                      [&self](std::string_view name, asio::awaitable<void> work) { self.spawn(name, std::move(work)); });
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -62,6 +64,7 @@ struct database_side::running {
   std::optional<class feeds::mirror> mirror;
   std::optional<feeds::table_feeds> feeds;
   std::optional<changes::reader> reader;
+  std::optional<class feeds::snapshots> snapshots;
   tier_watch tier;  // asks the reader
 };
 
@@ -118,6 +121,7 @@ void database_side::stop() {
   running_->changed.cancel();
   running_->tier.stop();
   if (running_->reader) {
+    running_->snapshots->stop();
     running_->reader->stop();
     running_->mirror->stop();
   }
@@ -227,6 +231,11 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
   co_return co_await feeds::find_feed(**session, std::move(table));
 }
 
+asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> database_side::snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) {
+  if (!running_->tier.wal()) co_return no_feeds();
+  co_return co_await asio::co_spawn(executor_, running_->snapshots->open(std::move(channel), std::move(shown)), asio::use_awaitable);
+}
+
 asio::awaitable<result<std::shared_ptr<const feeds::view>>> database_side::open_view(std::string channel, feeds::view_request asked) {
   if (!running_->tier.wal()) co_return no_feeds();
   co_return co_await asio::co_spawn(executor_, open_view_here(std::move(channel), std::move(asked)), asio::use_awaitable);
@@ -271,6 +280,10 @@ json::object database_side::status() const {
     watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)}, {"columns", std::move(columns)}});
   }
   all["watched"] = std::move(watched);
+  json::array snapshots;
+  for (const auto& s : running_->snapshots->under_way())
+    snapshots.push_back({{"channel", s.channel}, {"filter", s.filter.empty() ? json::value{} : json::value(s.filter)}, {"rows", s.rows}, {"estimated", s.estimated < 0 ? json::value{} : json::value(s.estimated)}, {"readers", s.readers}, {"complete", s.complete}});
+  all["snapshots"] = std::move(snapshots);
   return all;
 }
 

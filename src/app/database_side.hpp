@@ -12,6 +12,7 @@
 #include "bus/hub.hpp"
 #include "changes/reader.hpp"
 #include "feeds/mirror.hpp"
+#include "feeds/snapshots.hpp"
 #include "feeds/table_feeds.hpp"
 #include "gateway/backend.hpp"
 #include "postgres/listener.hpp"
@@ -28,6 +29,7 @@ struct database_options {
   changes::slot_choice slot{changes::slot_choice::temporary};
   changes::resume_window::bounds window{};
   changes::spill_limits spill{};
+  std::size_t snapshot_bytes = std::size_t{4} << 30;  ///< rows of snapshots that clients have not taken yet
   std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
   std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
 };
@@ -56,6 +58,7 @@ public:
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
   boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
+  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) override;
   bool ready() const override;
   boost::json::object status() const override;
 

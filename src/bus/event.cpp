@@ -101,9 +101,15 @@ event& batch::derive(std::size_t base, std::string_view channel, kind k, std::st
 }
 
 void append_event_json(std::string& out, const event& e) {
-  out += R"({"id":")";
-  append_text(out, e.at);
-  out += R"(","channel":)";
+  out += R"({"id":)";
+  if (e.at == position{}) {
+    out += "null";
+  } else {
+    out += '"';
+    append_text(out, e.at);
+    out += '"';
+  }
+  out += R"(,"channel":)";
   append_json_string(out, public_name(e.channel));
   out += R"(,"kind":")";
   out += to_text(e.kind);

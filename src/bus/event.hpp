@@ -113,7 +113,7 @@ struct event_ref {
   const event& operator*() const { return *item; }
 };
 
-/** The event as JSON: {"id":…,"channel":…,"kind":…,"at":…,"payload":…}, appended to `out`. */
+/** The event as JSON: {"id":…,"channel":…,"kind":…,"at":…,"payload":…}, appended to `out`. Where there is no position the id is null. */
 void append_event_json(std::string& out, const event& e);
 
 }  // namespace postbus::bus

@@ -190,13 +190,14 @@ struct hub::state {
 
   // The kept events of `channel` after `from`, oldest first; see the essay above.
   replay since(std::string_view name, const start& from, std::size_t most) const {
-    replay given{head, {}};
+    replay given{.at = head, .events = {}};
     if (std::holds_alternative<from_now>(from)) return given;
     const bool all = std::holds_alternative<from_beginning>(from);
     const position after = all ? position{} : std::get<position>(from);
     if (!all && after.epoch != head.epoch) {
       metrics::add(metrics::counter::resets);
       given.events.push_back(lone_event(name, kind::reset, reset_payload(head, "epoch"), head, now_micros(), next_seq - 1));
+      given.complete = false;
       return given;
     }
 
@@ -222,6 +223,7 @@ struct hub::state {
       std::ranges::reverse(given.events);
     }
     if (!all && is_foreign_notify(after)) complete = false;
+    given.complete = complete;
     if (!complete && after < begun && !after.from_notify()) {
       // From before all that this process knows: what was derived from what came before may be wrong in any way.
       metrics::add(metrics::counter::resets);

@@ -48,6 +48,7 @@ result<start> parse_start(std::string_view text);
 struct replay {
   position at;                     ///< nothing after it is missed; a confirmation carries it
   std::vector<event_ref> events;   ///< kept events after the asked position, gaps and resets among them, in order
+  bool complete{true};             ///< history reaches back to the asked position
 };
 
 /**

@@ -20,7 +20,7 @@ using postgres::parameter;
 
 constexpr auto statement_deadline = 5s;
 
-template <class Int>
+template <class Int = std::int64_t>
 Int number(std::string_view text) {
   Int value{};
   std::from_chars(text.data(), text.data() + text.size(), value);
@@ -47,7 +47,12 @@ void attendant::arrived(steady::duration after, bool caught_up) {
   if (settings_.poke && !poke_refused_ && policy_.arrived(steady::now(), after, caught_up)) timer_.cancel();
 }
 
+void attendant::look() {
+  if (settings_.visibility && settings_.visibility->due() < sleeping_until_) timer_.cancel();
+}
+
 asio::awaitable<void> attendant::sleep_until(steady::time_point until) {
+  sleeping_until_ = until;
   timer_.expires_at(until);
   co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
 }
@@ -84,8 +89,13 @@ asio::awaitable<result<>> attendant::attend(postgres::connection& session) {
     } else if (policy_.polling() && now >= policy_.next()) {
       auto poked = co_await poke(session);
       if (!poked) co_return poked;
+    } else if (settings_.visibility && now >= settings_.visibility->due()) {
+      auto asked = co_await ask_what_is_visible(session);
+      if (!asked) co_return asked;
     } else {
-      co_await sleep_until(policy_.polling() ? std::min(policy_.next(), next_health_) : next_health_);
+      auto next = policy_.polling() ? std::min(policy_.next(), next_health_) : next_health_;
+      if (settings_.visibility) next = std::min(next, settings_.visibility->due());
+      co_await sleep_until(next);
     }
   }
   co_return result<>{};
@@ -102,6 +112,22 @@ asio::awaitable<result<>> attendant::poke(postgres::connection& session) {
     log::warning("changes", "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that hurries them ({})",
                  poked.error().detail);
   while (policy_.polling()) policy_.polled(steady::time_point::max(), false);
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> attendant::ask_what_is_visible(postgres::connection& session) {
+  auto& of = *settings_.visibility;
+  const bool with_writers = of.wants_writers();
+  const auto question = of.ask(steady::now());
+  const auto statement = with_writers ? "statements/changes/visible_writers.sql" : "statements/changes/visible.sql";
+  auto found = co_await session.query(embedded_sql::find(statement), {}, statement_deadline);
+  if (!found) co_return found.error().code == errc::database ? result<>{} : result<>{found.error()};
+  auto seen = snapshot::parse(found->text(0, 0));
+  if (!seen) co_return seen.error();
+  std::vector<visibility::writer> writers;
+  for (std::size_t row = 0; with_writers && row < found->size(); ++row)
+    if (found->get(row, 1)) writers.push_back({number<std::uint64_t>(found->text(row, 1)), std::string{found->text(row, 2)}});
+  of.answer(question, std::move(*seen), with_writers ? &writers : nullptr);
   co_return result<>{};
 }
 

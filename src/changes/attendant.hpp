@@ -7,13 +7,15 @@
 
 #include "changes/flush_policy.hpp"
 #include "changes/slot_guard.hpp"
+#include "changes/visibility.hpp"
 #include "postgres/connection.hpp"
 
 namespace postbus::changes {
 
 /**
  * What runs beside the stream on an ordinary session: it makes asynchronous commits reach the disk soon while somebody
- * waits for them (flush_policy), and measures now and then what the slot costs the server. Its executor only.
+ * waits for them (flush_policy), finds out which of the transactions that were read are visible by now (visibility), and
+ * measures now and then what the slot costs the server. Its executor only.
  */
 class attendant {
 public:
@@ -22,6 +24,7 @@ public:
     flush_policy::timing flush{};
     steady::duration health_every{std::chrono::seconds{10}};
     bool poke{true};  ///< false: never poll for unflushed WAL
+    class visibility* visibility{};  ///< whose questions it asks; may be null, must outlive it
     std::function<void(const slot_health&)> on_health{};
   };
   attendant(boost::asio::any_io_executor executor, settings given);
@@ -34,18 +37,21 @@ public:
   void slot(std::string name);
   /** A commit was read; see flush_policy::arrived. */
   void arrived(steady::duration after, bool caught_up);
+  /** The visibility may have a question earlier than it said. */
+  void look();
 
 private:
   boost::asio::awaitable<result<>> attend(postgres::connection& session);
   boost::asio::awaitable<result<>> poke(postgres::connection& session);
   boost::asio::awaitable<result<>> measure(postgres::connection& session);
+  boost::asio::awaitable<result<>> ask_what_is_visible(postgres::connection& session);
   boost::asio::awaitable<void> sleep_until(steady::time_point until);
 
   settings settings_;
   flush_policy policy_;
   std::string slot_;
   boost::asio::steady_timer timer_;
-  steady::time_point next_health_{};
+  steady::time_point next_health_{}, sleeping_until_{};
   bool poke_refused_{};
   bool stopped_{};
 };

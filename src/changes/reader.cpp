@@ -78,11 +78,13 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
                  {.conninfo = options_.conninfo_direct,
                   .flush = options_.flush,
                   .poke = options_.poke,
-                  .on_health = [this](const slot_health& health) { measured(health); }}},
+                  .visibility = &visibility_,
+                   .on_health = [this](const slot_health& health) { measured(health); }}},
       slots_{executor, options_.slot, [this](std::string what) { note(reader_state::waiting_for_slot, std::move(what)); }},
       window_{options_.window},
       retry_{std::random_device{}(), options_.retry},
-      timer_{executor} {}
+      timer_{executor},
+      advanced_{executor, steady::time_point::max()} {}
 
 reader::~reader() = default;
 
@@ -101,6 +103,7 @@ void reader::note(reader_state s, std::string problem) {
 void reader::stop() {
   stopped_ = true;
   timer_.cancel();
+  advanced_.cancel();
   slots_.stop();
   if (stream_) stream_->close();
   attendant_.stop();
@@ -175,6 +178,7 @@ asio::awaitable<result<>> reader::stream_once() {
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {
+    note_streamed(*rest);
     if (rows_) rows_->before_publish(*rest);
     hub_.publish(std::move(rest));
   }
@@ -217,16 +221,21 @@ void reader::announce_start() {
   const auto at = assembler_.applied();
   window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
+    visibility_.restarted();
     catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;
     hub_.begin(at, catch_up_to_ == 0);
   } else if (last_applied_.epoch != at.epoch) {
+    visibility_.restarted();
     hub_.announce_reset(at, "epoch");
   } else if (!slot_.goes_on) {
+    visibility_.restarted();
     metrics::add(metrics::counter::gaps_reconnect);
     hub_.announce_gap(last_applied_, at, "reconnect");
   }
   last_applied_ = std::max(last_applied_.epoch == at.epoch ? last_applied_ : at, at);
   look_whether_caught_up();
+  attendant_.look();
+  advanced_.cancel();
 }
 
 /** What a slot held from before our start has been read: listeners are let in. */
@@ -280,6 +289,24 @@ asio::awaitable<result<>> reader::drain() {
   }
   metrics::add(metrics::counter::wal_bytes, bytes);
   co_return result<>{};
+}
+
+void reader::note_streamed(const bus::batch& events) {
+  for (const auto* const e : events.events())
+    if (e->kind != bus::kind::message) visibility_.streamed(e->xid, e->at);  // messages are in no snapshot
+  attendant_.look();
+}
+
+asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
+  for (;;) {
+    const auto head = hub_.head();
+    if (stopped_ || (begun_ && head.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
+    if (begun_ && head.lsn >= lsn) co_return result<>{};
+    if (steady::now() >= deadline) co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
+    asio::steady_timer limit{advanced_.get_executor(), deadline};
+    limit.async_wait([this](boost::system::error_code ended) { if (!ended) advanced_.cancel(); });
+    co_await advanced_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
 }
 
 asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
@@ -343,6 +370,7 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
   metrics::add(metrics::counter::gaps_too_large);
   log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
   hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
+  visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before that gap
   co_return result<>{};
 }
 
@@ -352,11 +380,13 @@ asio::awaitable<result<>> reader::publish() {
   bool room = true;
   if (auto ready = assembler_.committed()) {
     metrics::add(metrics::counter::events_wal, ready->events().size());
+    note_streamed(*ready);
     if (rows_) rows_->before_publish(*ready);
     room = hub_.publish(std::move(ready));
   }
   if (applied > last_applied_) {
     hub_.advance(applied);
+    advanced_.cancel();
     window_.applied(steady::now(), assembler_.resume_lsn());
     if (!slot_.permanent) stream_->applied(assembler_.resume_lsn(), assembler_.resume_lsn());
     last_applied_ = applied;

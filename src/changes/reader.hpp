@@ -15,6 +15,7 @@
 #include "changes/slot_guard.hpp"
 #include "changes/slot_keeper.hpp"
 #include "changes/streamed.hpp"
+#include "changes/visibility.hpp"
 #include "postgres/backoff.hpp"
 #include "postgres/replication_stream.hpp"
 
@@ -77,6 +78,11 @@ public:
 
   reader_status status() const;
 
+  /** What the stream has brought and snapshots may not see yet; the executor's thread. */
+  class visibility& visibility() { return visibility_; }
+  /** Waits until everything up to `lsn` has been published in `epoch`; errc::timed_out, or errc::unavailable when the epoch is another or the reader stops. */
+  boost::asio::awaitable<result<>> until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline);
+
 private:
   boost::asio::awaitable<result<>> stream_once();
   boost::asio::awaitable<result<>> prepare(postgres::connection& ordinary);
@@ -91,6 +97,7 @@ private:
   void announce_start();
   void look_whether_caught_up();
   void measured(const slot_health& health);
+  void note_streamed(const bus::batch& events);
   void note(reader_state s, std::string problem = {});
 
   const reader_options options_;
@@ -98,11 +105,13 @@ private:
   row_handler* const rows_;
   assembler assembler_;
   streamed_transactions streamed_;
+  class visibility visibility_;
   attendant attendant_;
   slot_keeper slots_;
   resume_window window_;
   postgres::backoff retry_;
   boost::asio::steady_timer timer_;
+  boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};

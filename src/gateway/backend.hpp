@@ -8,6 +8,7 @@
 #include "base/result.hpp"
 #include "bus/event.hpp"
 #include "bus/position.hpp"
+#include "feeds/spool.hpp"
 #include "feeds/view.hpp"
 
 namespace postbus::gateway {
@@ -35,6 +36,10 @@ public:
    * the view's own channel, until the last who holds it lets it go (on any thread). Errors as feeds::bind_view.
    */
   virtual boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) = 0;
+  /** The rows of a feed's table, or what a view shows of them; errors as feeds::snapshots::open. The reader may be used on any thread. */
+  virtual boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string, std::shared_ptr<const feeds::view>) {
+    co_return error{errc::unsupported, "this gateway has no tables"};
+  }
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
   /** The database's part of /v1/status. */

@@ -10,6 +10,9 @@ namespace {
 
 /** Readers this far behind are looked at when the loop as a whole keeps too much for readers that lag. */
 constexpr std::size_t noticeable_lag = 1u << 20;
+/** Bytes of a snapshot's rows that are made ready for the socket in one go. */
+constexpr std::size_t rows_at_once = 256 * 1024;
+constexpr int row_writes_a_turn = 4;
 
 }  // namespace
 
@@ -24,10 +27,22 @@ channel_session::~channel_session() {
 }
 
 void channel_session::begin() {
+  if (!asked_.rows) return attach_to_log();
+  rows_ = std::make_unique<snapshot_rows>(std::move(asked_.rows), flush_from_any_thread());
+  append_opening(out(), {});
+  home().flush_later(*this);
+}
+
+/** The subscription: what history has goes out first. */
+void channel_session::attach_to_log() {
+  if (rows_) asked_.from = rows_->from();
   auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), asked_.from, asked_.channel);
   metrics::adjust(metrics::gauge::subscriptions, 1);
   complete_replay(asked_, given);
-  append_opening(out(), given.at);
+  const bool joined = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
+  if (!rows_) append_opening(out(), given.at);
+  if (!joined) return begin_over();
+  rows_.reset();
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
@@ -35,11 +50,39 @@ void channel_session::begin() {
 }
 
 void channel_session::on_ended() { end(asked_.view->why().code); }
+/** Queues rows; false when there are none now. */
+bool channel_session::give_rows() {
+  auto& bytes = out();
+  const auto put = [&](const bus::event& e) { encode(bytes, form_, e); };
+  while (bytes.size() < rows_at_once) {
+    switch (rows_->next(put)) {
+      case snapshot_rows::outcome::row: break;
+      case snapshot_rows::outcome::waiting: return !bytes.empty();
+      case snapshot_rows::outcome::complete: attach_to_log(); return true;
+      case snapshot_rows::outcome::failed:
+        log::info("gateway", "a snapshot for a reader of {} ended early: {} ({})", asked_.channel, rows_->why().text, rows_->why().detail);
+        begin_over();
+        return true;
+    }
+  }
+  return true;
+}
+
+void channel_session::begin_over() {
+  encode(out(), form_, *start_over(asked_.channel, home().shared().hub.head()));
+  end(errc::start_over);
+}
 
 void channel_session::flush() {
   if (closed()) return;
   if (!blocked() && write_out()) {
     if (closing()) return close_when_peer_does();
+    for (int i = 0; rows_ && !ending_ && !blocked() && !closed(); ++i) {
+      if (i == row_writes_a_turn) return flush_from_any_thread()();  // the others' turn
+      if (!give_rows()) break;
+      flushed_since_timer_ = true;
+      if (!write_out()) break;
+    }
     while (!blocked() && !closed()) {
       const auto waiting = pending();
       if (waiting.empty()) break;
@@ -47,7 +90,7 @@ void channel_session::flush() {
       flushed_since_timer_ = true;
     }
   }
-  if (!blocked() || ending()) return;
+  if (!blocked() || ending() || rows_) return;  // rows wait in their spool, however long
   const auto behind = lag() + out_bytes();
   if (behind > home().limits().max_lag ||
       (behind > noticeable_lag && home().shard().retained() > home().limits().max_retained))
@@ -65,7 +108,7 @@ void channel_session::end(errc why) {
 }
 
 void channel_session::after_flush() {
-  if (!ending_ || !attached()) return;
+  if (!ending_ || closing()) return;
   if (*ending_ == errc::too_slow) {
     metrics::add(metrics::counter::slow_readers);
     log::info("gateway", "a reader of {} is {} bytes behind and is cut off with 4001", asked_.channel, lag());
@@ -77,8 +120,11 @@ void channel_session::after_flush() {
   }
   append_between_events({});
   append_ending(out(), *ending_, view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
-  home().shard().unsubscribe(*this);
-  metrics::adjust(metrics::gauge::subscriptions, -1);
+  rows_.reset();
+  if (attached()) {
+    home().shard().unsubscribe(*this);
+    metrics::adjust(metrics::gauge::subscriptions, -1);
+  }
   close_after_out();
 }
 
@@ -146,8 +192,8 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
 
 void websocket_channel::on_timer() {
   if (closing()) return close_if_stalled();
-  if (ending() || !heard_) return close();
-  heard_ = false;
+  if (ending() || (!heard_ && !takes_rows())) return close();
+  heard_ = flushed_since_timer_ = false;
   std::string ping;
   websocket::append_frame(ping, websocket::opcode::ping, {});
   if (!blocked()) append_between_events(ping);
@@ -176,13 +222,17 @@ std::string stream_head(std::string_view content_type, std::string_view extra) {
 
 void sse_channel::append_opening(std::string& out, const bus::position& at) {
   out += std::exchange(head_, {});
+  arm(ping_every());
+  if (at == bus::position{}) {
+    out += "\r\n";
+    return;
+  }
   out += "Postbus-Position: ";
   append_text(out, at);
   // A block of nothing but an id sets the EventSource's last event id: it can resume before the first event has come.
   out += "\r\n\r\nid: ";
   append_text(out, at);
   out += "\n\n";
-  arm(ping_every());
 }
 
 void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
@@ -192,6 +242,7 @@ void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
 void sse_channel::on_timer() {
   if (closing()) return close_if_stalled();
   // A comment keeps proxies from closing a quiet stream and finds clients that have vanished.
+  if (has_rows() && blocked() && !takes_rows()) return end(errc::too_slow);  // takes nothing at all
   if (!flushed_since_timer_ && !blocked()) append_between_events(":\n\n");
   flushed_since_timer_ = false;
   arm(ping_every());

@@ -5,12 +5,14 @@
 #include "base/websocket_parser.hpp"
 #include "gateway/listening.hpp"
 #include "gateway/session.hpp"
+#include "gateway/snapshot_rows.hpp"
 
 namespace postbus::gateway {
 
 /**
  * A connection that listens on one channel: a cursor in the channel's log. What the client is behind lies in the log, shared
- * with all others; the session itself holds bytes only for a replay and for control frames.
+ * with all others; the session itself holds bytes only for a replay and for control frames. Where it begins with a table's
+ * rows it takes them from their spool as the socket takes them, and attaches to the log behind them.
  */
 class channel_session : public session, protected bus::cursor {
 public:
@@ -24,7 +26,7 @@ public:
   void recheck(const token* mine) override;
 
 protected:
-  /** The bytes in front of everything, once the position is fixed: the response head of SSE. */
+  /** The bytes in front of everything, once the position is fixed: the response head of SSE. {}: a snapshot comes first. */
   virtual void append_opening(std::string& out, const bus::position& at) = 0;
   /** The bytes behind everything: a close frame. */
   virtual void append_ending(std::string& out, errc why, std::string_view text) = 0;
@@ -37,14 +39,21 @@ protected:
   void append_between_events(std::string_view bytes);
   std::chrono::milliseconds ping_every() const;
   bool flushed_since_timer_{};
+  /** While rows are being sent, whoever takes some is alive. */
+  bool takes_rows() const { return rows_ && flushed_since_timer_; }
+  bool has_rows() const { return rows_ != nullptr; }
 
 private:
   void on_pending() final { flush(); }
   void on_ended() final;
+  void attach_to_log();
+  bool give_rows();
+  void begin_over();
 
   listen_request asked_;
   form form_;
   std::optional<errc> ending_;
+  std::unique_ptr<snapshot_rows> rows_;  // until they are sent
 };
 
 /** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */

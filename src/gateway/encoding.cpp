@@ -5,7 +5,7 @@
 namespace postbus::gateway {
 namespace {
 
-bool is_notice(const bus::event& e) { return e.kind == bus::kind::gap || e.kind == bus::kind::reset; }
+bool is_notice(const bus::event& e) { return e.kind == bus::kind::gap || e.kind == bus::kind::reset || e.kind == bus::kind::live; }
 
 std::string& scratch() {
   thread_local std::string buffer;
@@ -37,9 +37,13 @@ void append_data(std::string& out, std::string_view data) {
 }
 
 void sse_head(std::string& out, const bus::event& e) {
-  out += "id: ";
-  bus::append_text(out, e.at);
-  out += '\n';
+  if (e.at != bus::position{}) {
+    out += "id: ";
+    bus::append_text(out, e.at);
+    out += '\n';
+  } else if (e.kind == bus::kind::reset) {
+    out += "id\n";  // an EventSource that comes back does so without a position
+  }
   if (e.kind != bus::kind::message) {
     out += "event: ";
     out += bus::to_text(e.kind);

@@ -13,8 +13,8 @@ namespace postbus::gateway {
 /** Every form an event can take on the wire. */
 enum class form : bus::wire_form {
   ws_event,     ///< a text frame of the event's JSON
-  ws_payload,   ///< a text frame of the payload alone; gaps and resets as event JSON, since a payload cannot tell them
-  sse_payload,  ///< id, event (left out for `message`), data: the payload, split on line ends
+  ws_payload,   ///< a text frame of the payload alone; gaps, resets and `live` as event JSON, since a payload cannot tell them
+  sse_payload,  ///< id (where the event has one), event (left out for `message`), data: the payload, split on line ends
   sse_event,    ///< the same with the event's JSON as data
   lines,        ///< the payload and a line end (/wait?loop=true)
   json,         ///< the event's JSON alone, for /v1/ws and long polls

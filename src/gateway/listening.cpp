@@ -53,6 +53,7 @@ void listening::turn() {
 
 void listening::prepare_plain(listen_request asked, then done) {
   if (asked.filter) return home_.spawn("filtered feed", open_view(std::move(asked), std::move(done)));
+  if (asked.snapshot && std::holds_alternative<bus::from_now>(asked.from)) return home_.spawn("snapshot", open_rows(std::move(asked), std::move(done)));
   if (!bus::is_plain(asked.channel)) return done(std::move(asked));
   auto& plain = plain_[asked.channel];
   if (plain.open) {
@@ -70,6 +71,13 @@ boost::asio::awaitable<void> listening::open_view(listen_request asked, then don
   if (!opened) co_return done(opened.error());
   asked.filter.reset();
   asked.view = std::move(*opened);
+  prepare_plain(std::move(asked), std::move(done));
+}
+
+boost::asio::awaitable<void> listening::open_rows(listen_request asked, then done) {
+  auto opened = co_await home_.shared().behind.snapshot(asked.channel, asked.view);
+  if (!opened) co_return done(opened.error());
+  asked.rows = std::move(*opened);
   done(std::move(asked));
 }
 
@@ -97,6 +105,13 @@ void listening::give_back(const std::string& channel) {
   if (--found->second.leases != 0) return;
   home_.shared().behind.unlisten(channel);
   plain_.erase(found);
+}
+
+result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted) {
+  if (!wanted) return {};
+  if (!channel.starts_with(feed_prefix)) return error{errc::invalid_argument, "only a table's feed has rows to begin with"};
+  if (std::holds_alternative<bus::from_beginning>(from)) return error{errc::invalid_argument, "a snapshot begins with the rows as they are now: leave `after` out, or give the position of an event to resume from"};
+  return {};
 }
 
 void complete_replay(const listen_request& asked, bus::replay& given) {

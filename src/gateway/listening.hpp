@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "base/result.hpp"
 #include "bus/hub.hpp"
+#include "feeds/spool.hpp"
 #include "feeds/view.hpp"
 
 namespace postbus::gateway {
@@ -47,8 +48,10 @@ private:
 struct listen_request {
   std::string channel;
   bus::start from{bus::from_now{}};
+  bool snapshot{};  ///< the table's rows first, unless `from` is a position
   std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
   plain_lease plain{};
+  std::unique_ptr<feeds::spool_reader> rows{};  ///< the answer to `snapshot`
   std::shared_ptr<const feeds::view> view{};  ///< the answer to `filter`
 
   /** What to subscribe to: the view's channel, which has the named one for its history. */
@@ -57,7 +60,8 @@ struct listen_request {
 
 /**
  * What must be true before a loop's session may subscribe: LISTEN is in force for a plain channel (asked once per loop and
- * channel, however many listen), a filtered feed is registered, and a position that lies ahead (`at_least` of a post just made) has been reached.
+ * channel, however many listen), a filtered feed is registered, a snapshot's rows have begun to come, and a position that lies
+ * ahead (`at_least` of a post just made) has been reached.
  */
 class listening {
 public:
@@ -86,6 +90,7 @@ private:
   void prepare_plain(listen_request asked, then done);
   boost::asio::awaitable<void> open_view(listen_request asked, then done);
   boost::asio::awaitable<void> open(std::string channel);
+  boost::asio::awaitable<void> open_rows(listen_request asked, then done);
   void give_back(const std::string& channel);
 
   loop& home_;
@@ -95,6 +100,9 @@ private:
 
 /** What a new subscriber is given first: of a filtered feed what its view shows, and word of notifications that nobody heard. */
 void complete_replay(const listen_request& asked, bus::replay& given);
+inline constexpr std::string_view feed_prefix = "table:";
+/** errc::invalid_argument: rows first is asked of what has none, or from a place that is no position. */
+result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted);
 
 /**
  * A listener that resumes from an event that came by plain NOTIFY, while LISTEN was not held without a break since: what was

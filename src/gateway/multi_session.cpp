@@ -12,6 +12,7 @@ namespace postbus::gateway {
 namespace {
 
 constexpr std::size_t chunk_bytes = 256 * 1024;
+constexpr int row_writes_a_turn = 4;
 constexpr std::size_t most_queued_posts = 1024;
 constexpr std::size_t most_queued_post_bytes = 32u << 20;
 /** What an event costs on the wire beside its payload, about. */
@@ -26,6 +27,7 @@ multi_session::~multi_session() {
 }
 
 void multi_session::leave(subscription& s) {
+  if (s.rows) return;
   home().shard().unsubscribe(s, s.asked.topic());
   metrics::adjust(metrics::gauge::subscriptions, -1);
 }
@@ -34,18 +36,73 @@ bus::position multi_session::subscribe(std::int64_t id, listen_request asked) {
   auto made = std::make_unique<subscription>(*this, id, std::move(asked));
   auto& s = *made;
   subscriptions_.emplace(id, std::move(made));
+  return attach(s);
+}
+
+void multi_session::begin_rows(std::int64_t id, listen_request asked) {
+  auto rows = std::make_unique<snapshot_rows>(std::move(asked.rows), flush_from_any_thread());
+  auto made = std::make_unique<subscription>(*this, id, std::move(asked));
+  made->rows = std::move(rows);
+  subscriptions_.emplace(id, std::move(made));
+  giving_rows_.push_back(id);
+  home().flush_later(*this);
+}
+
+bus::position multi_session::attach(subscription& s) {
+  if (s.rows) s.asked.from = s.rows->from();
   metrics::adjust(metrics::gauge::subscriptions, 1);
   auto given = home().shard().subscribe(s, s.asked.topic(), s.asked.from, s.asked.channel);
   complete_replay(s.asked, given);
   // A replay is bounded by the history, not by the lag a live reader may have.
-  for (auto& e : given.events) pending_.push_back({std::move(e), id});
+  const bool joined = !s.asked.snapshot || (s.rows ? s.rows->join(given) : given.complete);
+  s.rows.reset();
+  if (!joined) {
+    begin_over(s, {errc::start_over, "the events behind the snapshot are no longer in memory: start over"});
+    return given.at;
+  }
+  for (auto& e : given.events) pending_.push_back({std::move(e), s.id});
   metrics::add(metrics::counter::events_out, given.events.size());
   if (s.asked.view && s.asked.view->ended()) {  // meanwhile, and its last event was for those who were there
     auto alone = std::make_shared<bus::batch>();
-    pending_.push_back({{alone, &alone->add_owned(s.asked.topic(), bus::kind::ended, bus::payload_form::json, {}, given.at, {})}, id});
+    pending_.push_back({{alone, &alone->add_owned(s.asked.topic(), bus::kind::ended, bus::payload_form::json, {}, given.at, {})}, s.id});
   }
   home().flush_later(*this);
   return given.at;
+}
+
+/** Appends rows, and what comes behind them. False when there is nothing to be had now. */
+bool multi_session::give_rows(std::string& bytes) {
+  bool any = false;
+  for (auto turns = giving_rows_.size(); turns > 0 && bytes.size() < chunk_bytes; --turns) {
+    const auto id = giving_rows_.front();
+    giving_rows_.pop_front();
+    const auto found = subscriptions_.find(id);
+    if (found == subscriptions_.end() || !found->second->rows) continue;
+    auto& s = *found->second;
+    const auto put = [&](const bus::event& e) { append_row(bytes, e, s); };
+    using enum snapshot_rows::outcome;
+    auto last = row;
+    while (last == row && bytes.size() < chunk_bytes) {
+      last = s.rows->next(put);
+      any = any || last != waiting;
+    }
+    if (last == complete)
+      attach(s);
+    else if (last == failed)
+      begin_over(s, error{s.rows->why()});
+    else
+      giving_rows_.push_back(id);
+  }
+  return any;
+}
+
+void multi_session::begin_over(subscription& s, const error& why) {
+  log::info("gateway", "a snapshot of {} ended early: {} ({})", s.asked.channel, why.text, why.detail);
+  append_event(out(), start_over(s.asked.channel, home().shared().hub.head()), s);
+  append_refusal(out(), s, why);
+  ended_.push_back(s.id);
+  home().call_after_flush(*this);
+  home().flush_later(*this);
 }
 
 void multi_session::sort_replay() {
@@ -71,14 +128,19 @@ void multi_session::queue(const bus::event_ref& e, const subscription& from) {
 }
 
 void multi_session::flush() {
+  int rounds = 0;
   while (!blocked() && !closed()) {
     if (!write_out()) return;
     if (closing()) return close_when_peer_does();
-    if (pending_.empty()) {
-      pending_bytes_ = 0;
+    if (pending_.empty()) pending_bytes_ = 0;
+    if (pending_.empty() && giving_rows_.empty()) return;
+    auto& bytes = out();
+    if (rounds++ == row_writes_a_turn && !giving_rows_.empty()) return flush_from_any_thread()();  // the others' turn
+    const bool gave = give_rows(bytes);
+    if (!gave && pending_.empty()) {
+      if (bytes.empty()) static_cast<void>(write_out());
       return;
     }
-    auto& bytes = out();
     while (!pending_.empty() && bytes.size() < chunk_bytes) {
       const auto next = std::move(pending_.front());
       pending_.pop_front();
@@ -139,8 +201,8 @@ void websocket_multi::begin() {
 
 void websocket_multi::on_timer() {
   if (closing()) return close_if_stalled();
-  if (ending() || !heard_) return close();
-  heard_ = false;
+  if (ending() || (!heard_ && !takes_rows())) return close();
+  heard_ = flushed_since_timer_ = false;
   if (!blocked()) {
     websocket::append_frame(out(), websocket::opcode::ping, {});
     home().flush_later(*this);
@@ -187,6 +249,19 @@ void websocket_multi::append_event(std::string& out, const bus::event_ref& e, co
   append_ws_event(out, from.id, json);
 }
 
+void websocket_multi::append_row(std::string& out, const bus::event& e, const subscription& from) {
+  row_.clear();
+  encode(row_, form::json, e);
+  websocket::append_frame_header(out, websocket::opcode::text, ws_event_bytes(from.id, row_));
+  append_ws_event(out, from.id, row_);
+}
+
+void websocket_multi::append_refusal(std::string& out, const subscription& from, const error& why) {
+  std::string reply;
+  append_ws_error(reply, from.id, {errc::start_over, why.text, why.detail});
+  websocket::append_frame(out, websocket::opcode::text, reply);
+}
+
 void websocket_multi::append_ending(std::string& out, errc why) {
   const auto& t = traits(why);
   websocket::append_close(out, static_cast<std::uint16_t>(t.close_code), t.meaning);
@@ -221,8 +296,9 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
   if (subscribed() + opening_.size() >= home().limits().max_subscriptions)
     return refuse(id, {errc::too_many, "this connection has as many subscriptions as one may have: open another connection"});
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
+  if (auto fits = check_snapshot(wanted.channel, wanted.after, wanted.snapshot); !fits) return refuse(id, fits.error());
   opening_.emplace(id, false);
-  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .filter = std::move(wanted.filter)}, [weak = handle(), id](result<listen_request> ready) {
+  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot, .filter = std::move(wanted.filter)}, [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);
@@ -235,6 +311,12 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
 
 void websocket_multi::confirm(std::int64_t id, listen_request asked) {
   // The reply stands in `out`, which goes before whatever is queued.
+  if (asked.rows) {
+    std::string reply;
+    append_ws_ok(reply, id);
+    websocket::append_frame(out(), websocket::opcode::text, reply);
+    return begin_rows(id, std::move(asked));
+  }
   const auto at = subscribe(id, std::move(asked));
   std::string reply;
   append_ws_ok(reply, id, at);

@@ -35,13 +35,19 @@ protected:
     multi_session& owner;
     std::int64_t id;
     listen_request asked;
+    std::unique_ptr<snapshot_rows> rows{};  // until they are sent; only then it is subscribed
   };
 
   virtual void append_event(std::string& out, const bus::event_ref& e, const subscription& from) = 0;
+  virtual void append_row(std::string& out, const bus::event& e, const subscription& from) = 0;
   virtual void append_ending(std::string& out, errc why) = 0;
   /** The view of `from` has ended: says why. */
   virtual void append_view_ending(std::string&, const subscription&) {}
+  /** The snapshot of a subscription cannot be completed: its last words. */
+  virtual void append_refusal(std::string& out, const subscription& from, const error& why) = 0;
 
+  /** Begins to give a subscription its rows; its position is fixed behind them. */
+  void begin_rows(std::int64_t id, listen_request asked);
   /** Subscribes and queues the replay; the position from which on nothing is missed. */
   bus::position subscribe(std::int64_t id, listen_request asked);
   void unsubscribe(std::int64_t id);
@@ -52,6 +58,8 @@ protected:
   void end(errc why);
   bool ending() const { return ending_.has_value(); }
   bool flushed_since_timer_{};
+  /** While rows are being sent, whoever takes some is alive. */
+  bool takes_rows() const { return !giving_rows_.empty() && flushed_since_timer_; }
 
 private:
   struct waiting {
@@ -60,11 +68,15 @@ private:
   };
   void queue(const bus::event_ref& e, const subscription& from);
   void leave(subscription& s);
+  bus::position attach(subscription& s);
+  bool give_rows(std::string& bytes);
+  void begin_over(subscription& s, const error& why);
 
   boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
+  std::deque<std::int64_t> giving_rows_;  // subscriptions that are, each in its turn
   std::deque<waiting> pending_;
   std::size_t pending_bytes_{};
-  std::vector<std::int64_t> ended_;  ///< subscriptions whose view has ended and whose client knows
+  std::vector<std::int64_t> ended_;  ///< subscriptions that are over and whose client knows
   std::optional<errc> ending_;
 };
 
@@ -78,8 +90,10 @@ public:
 private:
   void on_bytes(std::span<char> bytes) override;
   void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
+  void append_row(std::string& out, const bus::event& e, const subscription& from) override;
   void append_ending(std::string& out, errc why) override;
   void append_view_ending(std::string& out, const subscription& from) override;
+  void append_refusal(std::string& out, const subscription& from, const error& why) override;
   void act(std::string_view text);
   void act(std::int64_t id, ws_subscribe&& wanted);
   void act(std::int64_t id, const ws_unsubscribe& wanted);
@@ -91,6 +105,7 @@ private:
 
   websocket::parser parser_;
   bool heard_{true};
+  std::string row_;  // one row's event, reused
   struct queued_post {
     std::int64_t id;
     ws_post message;
@@ -112,7 +127,9 @@ public:
 private:
   void on_bytes(std::span<char>) override {}
   void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
+  void append_row(std::string&, const bus::event&, const subscription&) override {}  // many channels begin with no rows
   void append_ending(std::string& out, errc why) override;
+  void append_refusal(std::string&, const subscription&, const error&) override {}
   std::vector<listen_request> asked_;
   form form_;
   std::string head_;

@@ -133,11 +133,14 @@ void listen(http_session& s, const std::string& channel, bool is_table = false) 
   if (s.request().method() == http_method::head) return s.fail({errc::method_not_allowed, "a channel answers GET and POST"});
   if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
   if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
-  if (auto known = is_table ? s.target().only({"after", "format", "wait", "where", "columns", "maybe"}) : s.target().only({"after", "format", "wait"}); !known)
+  if (auto known = is_table ? s.target().only({"after", "format", "wait", "where", "columns", "maybe", "snapshot"}) : s.target().only({"after", "format", "wait"}); !known)
     return s.fail(known.error());
   auto from = start_of(s);
   if (!from) return s.fail(from.error());
-  listen_request asked{channel, *from};
+  auto with_rows = s.target().flag("snapshot");
+  if (!with_rows) return s.fail(with_rows.error());
+  if (auto fits = check_snapshot(channel, *from, *with_rows); !fits) return s.fail(fits.error());
+  listen_request asked{.channel = channel, .from = *from, .snapshot = *with_rows};
   if (is_table) {
     auto filter = filter_of(s);
     if (!filter) return s.fail(filter.error());
@@ -169,6 +172,7 @@ void listen(http_session& s, const std::string& channel, bool is_table = false) 
       s.become<sse_channel>(std::move(ready), as, std::move(head));
     });
   }
+  if (*with_rows) return s.fail({errc::invalid_argument, "a snapshot needs a WebSocket or `Accept: text/event-stream`: a long poll could not tell where it was interrupted"});
   auto patience = s.target().duration("wait", 0ms, longest_wait);
   if (!patience) return s.fail(patience.error());
   s.wait({.asked = std::move(asked),
@@ -192,7 +196,7 @@ void classic_wait(http_session& s) {
   if (!loops) return s.fail(loops.error());
   auto patience = s.target().duration("timeout", longest_wait, longest_wait);
   if (!patience) return s.fail(patience.error());
-  listen_request asked{std::string{*channel}, *from};
+  listen_request asked{.channel = std::string{*channel}, .from = *from};
   if (*loops)
     return s.prepare(std::move(asked), [&s](listen_request ready) {
       auto head = stream_head("text/plain; charset=utf-8", s.common_headers());
@@ -241,7 +245,7 @@ void listen_to_many(http_session& s) {
   for (const auto name : names) {
     if (auto named = bus::check_channel(name); !named) return s.fail(named.error());
     if (auto may = authorise(s.home(), s.who(), right::listen, name); !may) return s.fail(may.error());
-    asked.push_back({std::string{name}, *from});
+    asked.push_back({.channel = std::string{name}, .from = *from});
   }
   const auto as = *format == wire_format::event ? form::sse_event : form::sse_payload;
   s.prepare_all(std::move(asked), [&s, as](std::vector<listen_request> ready) {

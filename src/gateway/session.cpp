@@ -147,6 +147,14 @@ void session::hand_over(std::unique_ptr<session> next, std::span<char> unread) {
   if (!unread.empty() && !heir.closed_) heir.on_bytes(unread);
 }
 
+std::function<void()> session::flush_from_any_thread() {
+  return [home = &home_, weak = handle()] {
+    home->post([home, weak] {
+      if (auto* const self = *weak; self != nullptr && !self->closed_) home->flush_later(*self);
+    });
+  };
+}
+
 std::shared_ptr<session*> session::handle() {
   if (!handle_) handle_ = std::make_shared<session*>(this);
   return handle_;

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -88,6 +89,8 @@ protected:
   void arm(std::chrono::milliseconds after) { home_.wheel().arm(timer_, after); }
   bool timer_armed() const { return timer_.armed(); }
   void disarm() { timer_.cancel(); }
+  /** What makes flush() be called in a turn to come, if the session still lives then; it may be called on any thread. */
+  std::function<void()> flush_from_any_thread();
   /** A handle that turns null when the session goes: for callbacks and coroutines that may outlive it. */
   std::shared_ptr<session*> handle();
   loop& home() { return home_; }

@@ -22,7 +22,7 @@ constexpr std::size_t max_depth = 64;
 constexpr std::size_t max_word = 1024;  // of op, channel and after: longer than any that is valid
 constexpr std::int64_t max_id = (std::int64_t{1} << 53) - 1;
 
-enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, where, columns, maybe };
+enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, where, columns, maybe, snapshot };
 constexpr std::size_t most_columns = 1600;  // more than a table can have
 
 member member_named(std::string_view key) {
@@ -35,6 +35,7 @@ member member_named(std::string_view key) {
   if (key == "where") return member::where;
   if (key == "columns") return member::columns;
   if (key == "maybe") return member::maybe;
+  if (key == "snapshot") return member::snapshot;
   return member::none;
 }
 
@@ -49,7 +50,7 @@ struct collector {
   std::optional<std::vector<std::string>> columns;
   bool maybe{};
   std::size_t payload_member{};  // which member of the object it is, from 1; 0: there is none
-  bool is_object{}, doubled{}, wrong_type{}, has_nul{};
+  bool is_object{}, doubled{}, wrong_type{}, has_nul{}, snapshot{};
 
   bool on_document_begin(json_error&) { return true; }
   bool on_document_end(json_error&) { return true; }
@@ -112,8 +113,8 @@ struct collector {
   bool on_uint64(std::uint64_t, json::string_view, json_error&) { return other(); }  // beyond int64
   bool on_double(double, json::string_view, json_error&) { return other(); }
   bool on_bool(bool value, json_error&) {
-    if (depth_ != 1 || current_ != member::maybe) return other();
-    maybe = value;
+    if (depth_ != 1 || (current_ != member::maybe && current_ != member::snapshot)) return other();
+    (current_ == member::maybe ? maybe : snapshot) = value;
     return true;
   }
   bool on_null(json_error&) { return other(); }
@@ -222,7 +223,7 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
   if (c.wrong_type)
-    return invalid("`op`, `channel`, `after` and `where` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` is true or false");
+    return invalid("`op`, `channel`, `after` and `where` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` and `snapshot` are true or false");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
@@ -230,6 +231,7 @@ result<ws_request> make_request(collector& c, std::string_view text) {
     auto after = bus::parse_start(c.after.value_or(""));
     if (!after) return after.error();
     ws_subscribe asked{std::move(*c.channel), *after};
+    asked.snapshot = c.snapshot;
     if (c.where || c.columns || c.maybe) {
       if (!asked.channel.starts_with("table:")) return invalid("`where`, `columns` and `maybe` are for the channels of tables");
       if (c.columns && c.columns->size() > most_columns) return invalid("`columns` names more columns than a table can have");

@@ -15,11 +15,12 @@ namespace postbus::gateway {
 
 /**
  * {"id":7,"op":"subscribe","channel":"orders","after":POS?}. `after`: a position, "beginning" or "now" (as when absent). Of a
- * table's channel also "where":FILTER?, "columns":[NAME,…]?, "maybe":true?.
+ * table's channel also "where":FILTER?, "columns":[NAME,…]?, "maybe":true?, "snapshot":true?.
  */
 struct ws_subscribe {
   std::string channel;
   bus::start after;
+  bool snapshot{};
   std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
 };
 /** {"id":8,"op":"unsubscribe","sub":7}: `sub` is the id of the subscribe. */
@@ -53,7 +54,7 @@ std::variant<ws_request, ws_refusal> parse_ws_message(std::string_view text);
 
 /** {"id":7,"ok":{"position":POS}}: a subscription is fixed at POS; for a post POS is at least that of the message. */
 void append_ws_ok(std::string& out, std::int64_t id, const bus::position& at);
-/** {"id":8,"ok":{}} */
+/** {"id":8,"ok":{}}: done; of a subscription that begins with rows, that they come. */
 void append_ws_ok(std::string& out, std::int64_t id);
 /** {"id":9,"error":{problem}} */
 void append_ws_error(std::string& out, std::int64_t id, const error& why);

@@ -399,6 +399,61 @@ struct connection::impl {
     co_return co_await flush(deadline);
   }
 
+  asio::awaitable<result<>> copy_out(std::string_view sql, steady::duration within) {
+    if (!pg) co_return closed();
+    const auto deadline = from_now(within);
+    if (auto fit = check(sql, {}); !fit) co_return fit.error();
+    if (auto sent = send(sql, {}); !sent) co_return sent.error();
+    if (auto flushed = co_await flush(deadline); !flushed) co_return flushed.error();
+    auto first = co_await next(deadline);
+    if (!first) co_return first.error();
+    if (*first && PQresultStatus(first->get()) == PGRES_COPY_OUT) co_return result<>{};
+    auto judged = judge(std::move(*first));
+    if (pg) {
+      auto rest = co_await last_result(deadline);
+      if (judged && !rest) judged = rest.error();
+    }
+    if (!judged) co_return judged.error();
+    close();
+    co_return error{errc::internal, "the statement is no COPY … TO STDOUT"};
+  }
+
+  result<copied_row> take_row() {
+    if (!pg) return closed();
+    if (copy_buffer) PQfreemem(std::exchange(copy_buffer, nullptr));
+    const int size = PQgetCopyData(pg, &copy_buffer, 1);
+    if (size > 0) return copied_row{copied_row::what::row, {copy_buffer, static_cast<std::size_t>(size)}};
+    if (size == 0 && broken) return lost();
+    if (size == 0) return copied_row{copied_row::what::none_yet};
+    if (size == -1) return copied_row{copied_row::what::end};
+    return lost();
+  }
+
+  asio::awaitable<result<>> wait_row(steady::duration within) {
+    if (!pg) co_return closed();
+    const auto deadline = from_now(within);
+    // A read takes what libpq's buffer has room for; readiness is asked for only when reading brought nothing lately.
+    if (eager < eager_reads) {
+      ++eager;
+    } else {
+      eager = 0;
+      co_await wait_readable(deadline);
+      if (!pg) co_return closed();
+      if (steady::now() >= deadline) co_return late();
+    }
+    // What came before the session broke, and the server's reason, may still stand in libpq's buffer: take_row looks there first.
+    broken = !consume();
+    if (!pg) co_return closed();
+    co_return result<>{};
+  }
+
+  asio::awaitable<result<>> end_copy(steady::duration within) {
+    if (!pg) co_return closed();
+    auto ended = co_await last_result(from_now(within));
+    if (!ended) co_return ended.error();
+    co_return result<>{};
+  }
+
   PGconn* pg{};
   std::shared_ptr<readiness> ready;
   std::function<void(const notification&)> handler;
@@ -408,6 +463,7 @@ struct connection::impl {
   char* copy_buffer{};
   std::size_t copy_size{};
   bool copy_fetched{};  ///< wait_copy_data has taken the next message already
+  bool broken{};  ///< found while copying: nothing more can be read
   int eager{};
   bool woken{};
 };
@@ -439,6 +495,10 @@ void connection::wake() {
   impl_->woken = true;
   impl_->ready->cancel();
 }
+asio::awaitable<result<>> connection::copy_out(std::string_view sql, steady::duration deadline) { return impl_->copy_out(sql, deadline); }
+result<connection::copied_row> connection::take_row() { return impl_->take_row(); }
+asio::awaitable<result<>> connection::wait_row(steady::duration deadline) { return impl_->wait_row(deadline); }
+asio::awaitable<result<>> connection::end_copy(steady::duration deadline) { return impl_->end_copy(deadline); }
 result<std::optional<std::string_view>> connection::take_copy_data() { return impl_->take_copy_data(); }
 asio::awaitable<result<>> connection::wait_copy_data(steady::duration deadline) { return impl_->wait_copy_data(deadline); }
 asio::awaitable<result<>> connection::put_copy_data(std::string_view bytes, steady::duration deadline) {

@@ -108,6 +108,28 @@ public:
   /** For a session between calls: takes in what arrived meanwhile. False, and closed, when the server has ended it. Does not wait. */
   bool check_idle();
 
+  // COPY … TO STDOUT: copy_out, then take_row and wait_row in turn until the end, then end_copy.
+  /**
+   * Sends the statement; errc::database when it is refused, and the session stays usable. The server says nothing before it
+   * has 8 kB of rows or all of them: the deadline is for those.
+   */
+  asio::awaitable<result<>> copy_out(std::string_view sql, steady::duration deadline);
+  /** One row of the copy, or why there is none. */
+  struct copied_row {
+    enum class what {
+      row,
+      none_yet,  ///< await wait_row
+      end,       ///< await end_copy, which says whether all rows came
+    } is{};
+    std::string_view text{};  ///< in COPY's text format, with the line end; libpq's memory, valid until the next call
+  };
+  /** Takes the next row that is already here without waiting. Fails only when the session breaks. */
+  result<copied_row> take_row();
+  /** Waits until take_row may have more, or the deadline passes (errc::timed_out, the session is closed). Suspends now and then however fast rows come. */
+  asio::awaitable<result<>> wait_row(steady::duration deadline);
+  /** After the end: an error when the server broke the copy off (the session stays usable where the code is errc::database). */
+  asio::awaitable<result<>> end_copy(steady::duration deadline);
+
   // COPY BOTH, after execute("START_REPLICATION …") returned.
   /** Takes the next CopyData message that is already here without waiting; an empty optional when there is none. The view is valid until the next call. */
   result<std::optional<std::string_view>> take_copy_data();

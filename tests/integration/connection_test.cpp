@@ -169,6 +169,90 @@ TEST(connection, tells_why_the_server_ended_it) {
   }());
 }
 
+struct copied {
+  std::size_t rows{}, bytes{};
+  std::string last;
+  result<> ended{};
+};
+
+/** Takes a copy to its end, or until `enough` rows have come. */
+asio::awaitable<copied> take_copy(connection& c, std::size_t enough = SIZE_MAX) {
+  using what = connection::copied_row::what;
+  copied all;
+  while (all.rows < enough) {
+    auto row = c.take_row();
+    if (!row) {
+      all.ended = row.error();
+      co_return all;
+    }
+    if (row->is == what::end) break;
+    if (row->is == what::none_yet) {
+      all.ended = co_await c.wait_row(10s);
+      if (!all.ended) co_return all;
+      continue;
+    }
+    ++all.rows;
+    all.bytes += row->text.size();
+    all.last = row->text;
+  }
+  if (all.rows < enough) all.ended = co_await c.end_copy(10s);
+  co_return all;
+}
+
+TEST(connection, copies_rows_out) {
+  run([]() -> asio::awaitable<void> {
+    auto c = co_await open();
+    EXPECT_TRUE(co_await c.copy_out("copy (select i, case when i % 2 = 0 then E'a\\tb' end from generate_series(1, 200000) i) to stdout", 5s));
+    auto all = co_await take_copy(c);
+    EXPECT_TRUE(all.ended) << all.ended.error().detail;
+    EXPECT_EQ(all.rows, 200'000u);
+    EXPECT_EQ(all.last, "200000\ta\\tb\n");
+    EXPECT_TRUE(co_await c.copy_out("copy (select repeat('x', 20000000)) to stdout", 5s));
+    all = co_await take_copy(c);
+    EXPECT_EQ(all.bytes, 20'000'001u) << "one row of many reads";
+    EXPECT_TRUE(co_await c.copy_out("copy (select 1 where false) to stdout", 5s));
+    all = co_await take_copy(c);
+    EXPECT_EQ(all.rows, 0u);
+    EXPECT_TRUE(all.ended);
+    EXPECT_EQ((co_await c.query("select 7", {}, 5s))->text(0, 0), "7");
+  }());
+}
+
+TEST(connection, tells_how_a_copy_broke_off) {
+  run([]() -> asio::awaitable<void> {
+    auto c = co_await open();
+    auto begun = co_await c.copy_out("copy nowhere to stdout", 5s);
+    EXPECT_EQ(sqlstate(begun.error()), "42P01");
+    EXPECT_TRUE(co_await c.copy_out("copy (select 1 / (100000 - i) from generate_series(1, 200000) i) to stdout", 5s));
+    auto all = co_await take_copy(c);
+    EXPECT_GT(all.rows, 0u);
+    EXPECT_EQ(sqlstate(all.ended.error()), "22012") << "in the middle of the rows";
+    EXPECT_EQ((co_await c.query("select 7", {}, 5s))->text(0, 0), "7") << "the session goes on";
+
+    EXPECT_TRUE(co_await c.copy_out("copy (select repeat('x', 1000) from generate_series(1, 1000000)) to stdout", 5s));
+    all = co_await take_copy(c, 10);
+    cluster::shared().psql(fmt::format("select pg_terminate_backend({})", c.backend_pid()));
+    all = co_await take_copy(c);
+    EXPECT_LT(all.rows, 999'990u);
+    EXPECT_EQ(all.ended.error().code, errc::unavailable);
+    EXPECT_FALSE(c.is_open());
+
+    auto other = co_await open();
+    EXPECT_TRUE(co_await other.copy_out("copy (select repeat('x', 20000) union all select pg_sleep(60)::text) to stdout", 5s));
+    result<> waited;
+    while (waited) {
+      static_cast<void>(other.take_row());
+      waited = co_await other.wait_row(20ms);
+    }
+    EXPECT_EQ(waited.error().code, errc::timed_out);
+    EXPECT_FALSE(other.is_open());
+
+    auto third = co_await open();
+    EXPECT_EQ((co_await third.copy_out("select 1", 5s)).error().code, errc::internal);
+    EXPECT_FALSE(third.is_open());
+  }());
+}
+
 TEST(connection, streams_copy_both) {
   run([]() -> asio::awaitable<void> {
     testing_support::database db;

@@ -1,0 +1,2 @@
+-- What is visible now.
+select pg_current_snapshot()::text

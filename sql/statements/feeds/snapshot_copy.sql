@@ -1,0 +1,2 @@
+-- {table} {columns}
+copy {table} ({columns}) to stdout

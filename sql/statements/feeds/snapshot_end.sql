@@ -1,0 +1,2 @@
+-- The table's lock and the snapshot are given back.
+commit
