@@ -55,7 +55,6 @@ private:
 asio::awaitable<void> measure(std::map<std::string, std::string> given) {
   postgres::stream_options options;
   options.conninfo = given["--db"];
-  options.slot = given["--slot"];
   options.publication = given["--publication"];
   const auto until = postgres::parse_lsn(given["--until"]).value();
   feeds::table_feeds feeds{std::make_unique<published>(options.conninfo, options.publication)};
@@ -74,6 +73,7 @@ asio::awaitable<void> measure(std::map<std::string, std::string> given) {
     }
     hub.advance(made.applied());
   };
+  stream.use_slot(given["--slot"], 0);  // from its start
   const auto begun = steady::now();
   must(co_await stream.start());
   for (;;) {

@@ -42,6 +42,10 @@ struct walker {
 
 void decode(std::string_view payload) {
   if (const auto change = pgoutput::decode(payload); change.has_value()) std::visit(walker{}, *change);
+  if (const auto within = pgoutput::decode_streamed(payload); within.has_value() && *within) {
+    const auto put_together = (*within)->tag + std::string{(*within)->body};
+    if (const auto change = pgoutput::decode(put_together); change.has_value()) std::visit(walker{}, *change);
+  }
 }
 
 }  // namespace

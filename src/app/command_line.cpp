@@ -102,6 +102,8 @@ struct words {
   std::vector<std::string> psql;
   serve_options serve;
   std::string serve_listen;
+  std::string serve_slot{"auto"};
+  std::uint64_t serve_window{300};  // seconds
   std::string log_level{"info"};
 };
 
@@ -132,7 +134,13 @@ void add_serve(CLI::App& app, words& said) {
   c->add_option("--threads", said.serve.threads, "Loops; 0: one per core")->check(CLI::Range(0u, 1024u));
   c->add_flag("--log-json", said.serve.log_json, "Log one JSON object per line");
   c->add_option("--log-level", said.log_level, "debug, info, warning or error")->check(CLI::IsMember({"debug", "info", "warning", "error"}))->type_name("LEVEL");
-  c->add_option("--history-bytes", said.serve.history_bytes, "Memory for events kept for listeners that resume (64MiB)")->transform(CLI::AsSizeValue(true));
+  c->add_option("--history-bytes", said.serve.history_bytes, "Memory for events kept for listeners that resume (256MiB)")->transform(CLI::AsSizeValue(true));
+  c->add_option("--slot", said.serve_slot, "permanent: listeners resume across restarts; temporary: they do not; auto: permanent where max_slot_wal_keep_size is set")
+      ->check(CLI::IsMember({"auto", "permanent", "temporary"}))->type_name("KIND");
+  c->add_option("--resume-window", said.serve_window, "How long a permanent slot keeps the WAL for them (5m)")
+      ->transform(CLI::AsNumberWithUnit(std::map<std::string, std::uint64_t>{{"s", 1}, {"m", 60}, {"h", 3600}}))->type_name("TIME");
+  c->add_option("--resume-bytes", said.serve.window.bytes, "How much of it at most (256MiB)")->transform(CLI::AsSizeValue(true));
+  c->add_option("--spill-bytes", said.serve.spill.disk, "Disk under TMPDIR for large transactions under way (8GiB)")->transform(CLI::AsSizeValue(true));
   c->add_option("--max-message", said.serve.max_message, "Largest payload taken (16MiB)")->transform(CLI::AsSizeValue(true));
 }
 
@@ -217,12 +225,20 @@ log::level level_of(std::string_view word) {
   return log::level::info;
 }
 
+changes::slot_choice slot_of(std::string_view word) {
+  if (word == "permanent") return changes::slot_choice::permanent;
+  if (word == "temporary") return changes::slot_choice::temporary;
+  return changes::slot_choice::automatic;
+}
+
 int run_serve(words& said) {
   auto& options = said.serve;
   options.database = said.at.database;
   options.database_direct = said.at.database_direct.empty() ? said.at.database : said.at.database_direct;
   options.data = said.at.data;
   options.log_level = level_of(said.log_level);
+  options.slot = slot_of(said.serve_slot);
+  options.window.age = std::chrono::seconds{said.serve_window};
   if (!said.serve_listen.empty() && !parse_listen(said.serve_listen, options))
     return tell(exit_usage, fmt::format("--listen {}: it looks like 127.0.0.1:7432 or [::1]:7432", said.serve_listen));
   return serve(options);

@@ -10,6 +10,7 @@
 #include <boost/json/array.hpp>
 
 #include "app/notify_message.hpp"
+#include "app/tier_watch.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
@@ -41,11 +42,18 @@ struct database_side::running {
                   .on_alive = [&self] { self.alive_at_ = self.hub_.head(); },
                   .on_lost = [&self](const error& why) { self.listener_lost(why); },
                   .on_back = [&self] { self.listener_back(); }}},
-        changed{executor, steady::time_point::max()} {
-    if (!options.tier.wal) return;
+        changed{executor, steady::time_point::max()},
+        tier{executor, {.db = options.conninfo, .direct = options.conninfo_direct}, options.tier, [this] { return reader && reader->status().ready(); }} {
+    if (!tier.wal()) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
-    reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
+    reader.emplace(executor,
+                   changes::reader_options{.conninfo = options.conninfo,
+                                           .conninfo_direct = options.conninfo_direct,
+                                           .slot = {.wanted = options.slot},
+                                           .window = options.window,
+                                           .spill = options.spill},
+                   self.hub_, &*feeds);
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -54,6 +62,7 @@ struct database_side::running {
   std::optional<class feeds::mirror> mirror;
   std::optional<feeds::table_feeds> feeds;
   std::optional<changes::reader> reader;
+  tier_watch tier;  // asks the reader
 };
 
 void database_side::spawn(std::string_view name, asio::awaitable<void> work) {
@@ -79,6 +88,7 @@ void database_side::start(asio::any_io_executor executor, database_options optio
   auto& r = *running_;
   spawn("the poster", r.poster.run());
   spawn("the listener", r.listener.run());
+  spawn("the watch over the tier", r.tier.run());
   if (r.reader) {
     spawn("the reader", r.reader->run());
     spawn("the reader's attendant", r.reader->beside());
@@ -106,6 +116,7 @@ void database_side::stop() {
   running_->poster.stop();
   running_->listener.stop();
   running_->changed.cancel();
+  running_->tier.stop();
   if (running_->reader) {
     running_->reader->stop();
     running_->mirror->stop();
@@ -127,7 +138,7 @@ asio::awaitable<result<bus::position>> database_side::post_here(std::string chan
   if (!lsn) co_return lsn.error();
   const auto head = hub_.head();
   // Without the WAL positions move with the hub's own count, and the message has an index of its own still to come.
-  if (!options_.tier.wal) co_return head;
+  if (!running_->tier.wal()) co_return head;
   co_return bus::position{head.epoch, *lsn, bus::position::end_of_commit};
 }
 
@@ -154,7 +165,7 @@ void database_side::unlisten(std::string channel) {
 }
 
 void database_side::notified(const postgres::notification& n) {
-  if (n.channel == post_channel && options_.tier.wal) return;  // nobody but a forger speaks there now
+  if (n.channel == post_channel && running_->tier.wal()) return;  // nobody but a forger speaks there now
   if (!notified_) {
     notified_ = std::make_shared<bus::batch>();
     asio::post(executor_, [this] { publish_notified(); });
@@ -190,20 +201,22 @@ void database_side::listener_back() {
     listener_problem_.clear();
   }
   running_->changed.cancel();
+  running_->tier.look_again();
   metrics::add(metrics::counter::reconnects);
   metrics::add(metrics::counter::gaps_notify);
   const auto now = hub_.head();
-  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify");
+  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify", bus::channels::plain);
 }
 
 // --- Tables
 
 error database_side::no_feeds() const {
-  return {errc::unsupported, "feeds need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  const auto tier = running_->tier.now();
+  return {errc::unsupported, "feeds need the database's logical WAL, which this gateway does not read: " + tier.reason + ". To change that: " + tier.fix};
 }
 
 asio::awaitable<result<std::string>> database_side::feed_channel(std::string table) {
-  if (!options_.tier.wal) co_return no_feeds();
+  if (!running_->tier.wal()) co_return no_feeds();
   if (auto known = running_->feeds->channel_of(table)) co_return std::move(*known);
   co_return co_await asio::co_spawn(executor_, find_feed_here(std::move(table)), asio::use_awaitable);
 }
@@ -215,7 +228,7 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
 }
 
 asio::awaitable<result<std::shared_ptr<const feeds::view>>> database_side::open_view(std::string channel, feeds::view_request asked) {
-  if (!options_.tier.wal) co_return no_feeds();
+  if (!running_->tier.wal()) co_return no_feeds();
   co_return co_await asio::co_spawn(executor_, open_view_here(std::move(channel), std::move(asked)), asio::use_awaitable);
 }
 
@@ -242,12 +255,13 @@ std::string database_side::problem() const {
 
 json::object database_side::status() const {
   json::object all;
-  all["tier"] = {{"name", options_.tier.wal ? "wal" : "notify"}, {"reason", options_.tier.reason}, {"fix", options_.tier.fix}};
+  const auto tier = running_ ? running_->tier.now() : postgres::tier{};
+  all["tier"] = {{"name", postgres::name(tier.transport)}, {"reason", tier.reason}, {"fix", tier.fix}};
   all["problem"] = problem();
   all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
   if (!running_ || !running_->reader) return all;
   const auto reader = running_->reader->status();
-  all["slot"] = {{"name", reader.slot}, {"permanent", false}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
+  all["slot"] = {{"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
   all["server_version"] = reader.server_version;
   all["reconnects"] = reader.reconnects;
   json::array watched;

@@ -17,20 +17,17 @@
 #include "postgres/listener.hpp"
 #include "postgres/pool.hpp"
 #include "postgres/poster.hpp"
+#include "postgres/probe.hpp"
 
 namespace postbus::app {
-
-/** How messages travel from the database to the gateway, and why not better. */
-struct transport_tier {
-  bool wal{};
-  std::string reason;  ///< why it is not the WAL; empty where it is
-  std::string fix;     ///< the commands that change that
-};
 
 struct database_options {
   std::string conninfo;         ///< for ordinary statements; may pass a transaction pooler
   std::string conninfo_direct;  ///< for replication, LISTEN and the mirror's lock; may not
-  transport_tier tier;
+  postgres::tier tier;          ///< how messages travel
+  changes::slot_choice slot{changes::slot_choice::temporary};
+  changes::resume_window::bounds window{};
+  changes::spill_limits spill{};
   std::uint32_t epoch{};        ///< NOTIFY tier only: the WAL reader claims its own
   std::uint64_t lsn{};          ///< NOTIFY tier only: where positions begin
 };

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "app/database_side.hpp"
 #include "app/demo.hpp"
@@ -35,6 +36,8 @@ using namespace std::chrono_literals;
 
 /** How long a database that cannot be reached is waited for at the start. */
 constexpr auto database_patience = 30s;
+/** How long an answer that may be another in a moment is asked for again, before the gateway starts without it. */
+constexpr auto tier_patience = 5s;
 constexpr auto statement_deadline = 10s;
 constexpr auto migration_deadline = 5min;
 
@@ -72,65 +75,81 @@ void raise_descriptor_limit() {
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::warning("serve", "cannot raise the limit on open files; connections end at {}", limit.rlim_cur);
 }
 
-/** Brings the schema up to date and finds out how messages can travel. */
-asio::awaitable<result<database_options>> prepare_database(database_options options, bool no_setup) {
+/** Brings the schema up to date where it is not: a role that only runs gateways need not be able to install it. */
+asio::awaitable<result<>> prepare_schema(postgres::connection& session, bool no_setup) {
+  const auto state = co_await postgres::read_schema(session, statement_deadline);
+  if (state && (no_setup || state->pending.empty())) co_return postgres::check_schema(*state);
+  if (!state && no_setup) co_return state.error();
+  const auto applied = co_await postgres::migrate(session, false, migration_deadline);
+  if (!applied) co_return applied.error();
+  for (const auto& step : *applied) log::info("serve", "applied migration {}", step.name);
+  co_return result<>{};
+}
+
+/** Opens the first session, waiting for a database that is not up yet. */
+asio::awaitable<result<postgres::connection>> first_session(const std::string& conninfo) {
   postgres::backoff retry{std::random_device{}()};
   const auto give_up = steady::now() + database_patience;
-  std::optional<postgres::connection> session;
-  while (!session) {
-    auto opened = co_await postgres::connection::open({.conninfo = options.conninfo, .application_name = "postbus serve"});
-    if (opened) {
-      session = std::move(*opened);
-      break;
-    }
-    if (opened.error().code != errc::unavailable || steady::now() >= give_up) co_return opened.error();
+  for (;;) {
+    auto opened = co_await postgres::connection::open({.conninfo = conninfo, .application_name = "postbus serve"});
+    if (opened || opened.error().code != errc::unavailable || steady::now() >= give_up) co_return opened;
     log::warning("serve", "{}; trying again", opened.error().text);
     asio::steady_timer pause{co_await asio::this_coro::executor, retry.next()};
     co_await pause.async_wait(asio::use_awaitable);
   }
+}
 
-  if (no_setup) {
-    const auto state = co_await postgres::read_schema(*session, statement_deadline);
-    if (!state) co_return state.error();
-    if (auto same = postgres::check_schema(*state); !same) co_return same.error();
-  } else {
-    const auto applied = co_await postgres::migrate(*session, false, migration_deadline);
-    if (!applied) co_return applied.error();
-    for (const auto& step : *applied) log::info("serve", "applied migration {}", step.name);
+/**
+ * Finds out how messages can travel. A trouble that may pass (the server is just starting, every WAL sender is in use) is
+ * asked about again for a while; one that stays leaves the transport as it was, and tier_watch goes on asking.
+ */
+asio::awaitable<result<postgres::tier>> decide_tier(postgres::connection& session, const database_options& options) {
+  postgres::backoff retry{std::random_device{}()};
+  const auto give_up = steady::now() + tier_patience;
+  bool told = false;
+  for (;;) {
+    const auto facts = co_await postgres::probe_transport(session, options.conninfo, options.conninfo_direct, statement_deadline);
+    const bool late = steady::now() >= give_up;
+    if (!facts && (late || facts.error().code != errc::unavailable)) co_return facts.error();
+    if (facts && facts->in_recovery)
+      co_return error{errc::unsupported, "this database is a standby, which takes no posts and no LISTEN: give the primary's address"};
+    auto tier = facts ? postgres::choose_tier(*facts) : postgres::tier{.reason = facts.error().text, .fix = "", .certain = false};
+    if (tier.certain || late) co_return tier;
+    if (!std::exchange(told, true)) log::warning("serve", "it is not sure yet how messages can travel: {}; asking again", tier.reason);
+    asio::steady_timer pause{co_await asio::this_coro::executor, retry.next()};
+    co_await pause.async_wait(asio::use_awaitable);
+    if (session.is_open()) continue;
+    auto again = co_await first_session(options.conninfo);
+    if (!again) co_return again.error();
+    session = std::move(*again);
   }
+}
 
-  const auto facts = co_await session->query(embedded_sql::find("statements/tier.sql"), {}, statement_deadline);
-  if (!facts) co_return facts.error();
-  const bool logical = facts->is_true(0, 0), replicates = facts->is_true(0, 1), primary = facts->is_true(0, 2);
-  auto& tier = options.tier;
-  tier.wal = logical && replicates && primary;
-  if (!primary) {
-    co_return error{errc::unsupported, "this database is a standby, which takes no posts and no LISTEN: give the primary's address"};
-  } else if (!logical) {
-    tier.reason = "wal_level is not logical";
-    tier.fix = "alter system set wal_level = logical; then restart PostgreSQL";
-  } else if (!replicates) {
-    tier.reason = "the role " + std::string{facts->text(0, 3)} + " has no REPLICATION right";
-    tier.fix = "as a superuser: alter role " + postgres::quote_identifier(facts->text(0, 3)) + " replication; then restart the gateway";
-  }
+asio::awaitable<result<database_options>> prepare_database(database_options options, bool no_setup) {
+  auto session = co_await first_session(options.conninfo);
+  if (!session) co_return session.error();
+  auto schema = co_await prepare_schema(*session, no_setup);
+  if (!schema) co_return schema.error();
+  auto tier = co_await decide_tier(*session, options);
+  if (!tier) co_return tier.error();
+  options.tier = std::move(*tier);
 
-  const postgres::parameter transport[] = {tier.wal ? "wal" : "notify"};
-  const auto changed = co_await session->query("select postbus.use_transport($1)", transport, statement_deadline);
+  const postgres::parameter transport[] = {postgres::name(options.tier.transport)};
+  const auto changed = co_await session->query(embedded_sql::find("statements/use_transport.sql"), transport, statement_deadline);
   if (!changed) co_return changed.error();
-  if (!tier.wal) {
-    const postgres::parameter identity[] = {facts->text(0, 4), facts->text(0, 5)};
-    const auto epoch = co_await session->query("select postbus.claim_epoch($1, $2)", identity, statement_deadline);
-    if (!epoch) co_return epoch.error();
-    options.epoch = static_cast<std::uint32_t>(std::stoull(std::string{epoch->text(0, 0)}));
-    options.lsn = std::stoull(std::string{facts->text(0, 6)});
+  if (options.tier.transport == postgres::tier::kind::notify) {
+    const auto start = co_await session->query(embedded_sql::find("statements/notify_start.sql"), {}, statement_deadline);
+    if (!start) co_return start.error();
+    options.epoch = static_cast<std::uint32_t>(std::stoull(std::string{start->text(0, 0)}));
+    options.lsn = std::stoull(std::string{start->text(0, 1)});
   }
   co_return options;
 }
 
 /** Says where the gateway is as soon as events flow, or why they do not. */
-asio::awaitable<void> announce(const database_side& database, std::string url, bool demo, transport_tier tier) {
+asio::awaitable<void> announce(const database_side& database, std::string url, bool demo, postgres::tier tier) {
   asio::steady_timer pause{co_await asio::this_coro::executor};
-  const auto soon = steady::now() + 10s;
+  const auto soon = steady::now() + (tier.certain ? 10s : 0s);
   while (!database.ready() && steady::now() < soon) {
     pause.expires_after(20ms);
     co_await pause.async_wait(asio::use_awaitable);
@@ -138,8 +157,9 @@ asio::awaitable<void> announce(const database_side& database, std::string url, b
   if (!database.ready()) log::warning("serve", "not ready yet: {}", database.problem());
   std::fprintf(stdout, "Postbus %s is at %s\n", std::string{version}.c_str(), url.c_str());
   if (demo) std::fprintf(stdout, "Open it in a browser: the orders there change live.\n");
-  if (!tier.wal)
-    std::fprintf(stdout, "Messages travel by NOTIFY, without table feeds, because %s.\n  To change that: %s\n", tier.reason.c_str(), tier.fix.c_str());
+  if (tier.transport == postgres::tier::kind::notify)
+    std::fprintf(stdout, "Messages travel by NOTIFY, without table feeds, because %s.\n  To change that: %s\n  and then restart the gateway.\n", tier.reason.c_str(),
+                 tier.fix.c_str());
   std::fflush(stdout);
 }
 
@@ -222,6 +242,9 @@ result<> run(const serve_options& options) {
   database_options where;
   where.conninfo = options.database;
   where.conninfo_direct = options.database_direct;
+  where.slot = options.slot;
+  where.window = options.window;
+  where.spill = options.spill;
   if (options.database.empty()) {
     auto started = postgres::embedded_server::start({.data = options.data, .binaries = options.pg_bin});
     if (!started) return started.error();
@@ -232,7 +255,10 @@ result<> run(const serve_options& options) {
   if (!prepared) return prepared.error();
   const auto tier = prepared->tier;
   const auto conninfo = prepared->conninfo;
-  if (!tier.wal) log::warning("serve", "messages travel by NOTIFY and tables cannot be watched, because {}; to change that: {}", tier.reason, tier.fix);
+  if (tier.transport == postgres::tier::kind::notify)
+    log::warning("serve", "messages travel by NOTIFY and tables cannot be watched, because {}; to change that: {}", tier.reason, tier.fix);
+  else if (!tier.certain)
+    log::warning("serve", "the WAL cannot be read yet, because {}; to change that: {}", tier.reason, tier.fix);
 
   signal_watch signals{server, options};
   signals.wait();

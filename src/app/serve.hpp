@@ -5,6 +5,9 @@
 #include <vector>
 
 #include "base/log.hpp"
+#include "changes/resume_window.hpp"
+#include "changes/slot_plan.hpp"
+#include "changes/streamed.hpp"
 
 namespace postbus::app {
 
@@ -32,7 +35,10 @@ struct serve_options {
 
   log::level log_level{log::level::info};
   bool log_json{};
-  std::size_t history_bytes{64u << 20};  ///< events kept in memory for listeners that resume
+  std::size_t history_bytes{256u << 20};  ///< events kept in memory for listeners that resume
+  changes::slot_choice slot{changes::slot_choice::automatic};
+  changes::resume_window::bounds window{};  ///< how far back listeners can resume after a restart
+  changes::spill_limits spill{};
   std::size_t max_message{16u << 20};    ///< largest payload taken, bytes
 };
 

@@ -80,6 +80,11 @@ public:
 
   /** Takes back all events but the first `count`, before the batch is published; their memory stays until the batch goes. */
   void keep_first(std::size_t count) { events_.resize(count); }
+  /** Takes back `count` events from `first` on, likewise. */
+  void drop(std::size_t first, std::size_t count) {
+    const auto from = events_.begin() + static_cast<std::ptrdiff_t>(first);
+    events_.erase(from, from + static_cast<std::ptrdiff_t>(count));
+  }
 
   /** In the order they were added; stable addresses. */
   std::span<event* const> events() { return events_; }

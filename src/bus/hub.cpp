@@ -9,6 +9,7 @@
 
 #include "base/json_text.hpp"
 #include "base/metrics.hpp"
+#include "bus/channel.hpp"
 #include "bus/shard.hpp"
 
 // How history works. Batches are kept whole, oldest first, up to a bound in bytes. Each event points to the one before
@@ -45,6 +46,7 @@ struct gap {
   std::uint64_t seq;
   unix_micros time;
   std::string reason;
+  bus::channels among;
 };
 
 constexpr std::size_t max_gaps = 64;
@@ -90,6 +92,7 @@ struct hub::state {
   std::uint64_t floor_seq{1};  // the oldest seq in memory
   position floor{};            // nothing at or before it can be told for sure
   position begun{};            // where this process began to publish
+  bool serving{};
   std::uint32_t first_notify{position::first_notify_index};  // of this process: see begin()
   std::deque<gap> gaps;
   boost::unordered_flat_map<std::string, std::unique_ptr<channel_state>, string_hash, std::equal_to<>> channels;
@@ -132,14 +135,14 @@ struct hub::state {
   }
 
   // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
-  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e) {
+  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e, bus::channels among = bus::channels::all) {
     auto& box = s.pending_;
     const bool ring = box.entries.empty();
     if (box.owners.empty() || box.owners.back() != owner) {
       box.owners.push_back(owner);
       box.bytes += owner->bytes();
     }
-    box.entries.push_back({to, &e, static_cast<std::uint32_t>(box.owners.size() - 1)});
+    box.entries.push_back({to, &e, static_cast<std::uint32_t>(box.owners.size() - 1), among});
     if (ring) s.wake_();
   }
 
@@ -171,9 +174,9 @@ struct hub::state {
         forget_if_unused(*found->second);
   }
 
-  void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq) {
+  void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq, bus::channels among) {
     const auto note = lone_event("", k, payload, at, time, seq);
-    for (auto* const s : shards) put(*s, note.owner, nullptr, *note.item);
+    for (auto* const s : shards) put(*s, note.owner, nullptr, *note.item, among);
   }
 
   bool has_room() const {
@@ -219,13 +222,18 @@ struct hub::state {
       std::ranges::reverse(given.events);
     }
     if (!all && is_foreign_notify(after)) complete = false;
-    if (!complete) {
+    if (!complete && after < begun && !after.from_notify()) {
+      // From before all that this process knows: what was derived from what came before may be wrong in any way.
+      metrics::add(metrics::counter::resets);
+      const auto to = given.events.empty() ? head : std::max(begun, floor);
+      given.events.insert(given.events.begin(), lone_event(name, kind::reset, reset_payload(to, "window"), to, now_micros(), floor_seq - 1));
+    } else if (!complete) {
       metrics::add(metrics::counter::gaps_history);
       const auto to = given.events.empty() ? head : std::max(after, floor);
       given.events.insert(given.events.begin(), lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
     }
     for (const auto& g : gaps) {
-      if (all || g.to <= after) continue;
+      if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
       auto note = lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq);
       const auto place = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
       given.events.insert(place, std::move(note));
@@ -254,13 +262,24 @@ result<start> parse_start(std::string_view text) {
 hub::hub(hub_limits limits) : state_{std::make_unique<state>(limits)} {}
 hub::~hub() = default;
 
-void hub::begin(position at) {
+void hub::begin(position at, bool serving) {
   const std::scoped_lock lock{state_->guard};
+  state_->serving = serving;
   state_->head = at;
   state_->floor = at;
   state_->begun = at;
   // Each process counts its notifications from a place of its own, so that a position another one gave out is recognised.
   state_->first_notify = position::first_notify_index + (std::random_device{}() % 1024 << 20);
+}
+
+void hub::serve() {
+  const std::scoped_lock lock{state_->guard};
+  state_->serving = true;
+}
+
+bool hub::serving() const {
+  const std::scoped_lock lock{state_->guard};
+  return state_->serving;
 }
 
 bool hub::publish(std::shared_ptr<batch> events) {
@@ -300,18 +319,19 @@ void hub::advance(position at) {
   if (at.epoch == state_->head.epoch) state_->head = std::max(state_->head, at);
 }
 
-void hub::announce_gap(position from, position to, std::string_view reason) {
+void hub::announce_gap(position from, position to, std::string_view reason, bus::channels among) {
   auto& s = *state_;
   const std::scoped_lock lock{s.guard};
   s.head = std::max(s.head, to);
   const auto seq = s.next_seq++;
   const auto time = now_micros();
-  s.gaps.push_back({from, to, seq, time, std::string{reason}});
+  s.gaps.push_back({from, to, seq, time, std::string{reason}, among});
   if (s.gaps.size() > max_gaps) {  // whoever resumes from before the forgotten one is told of a gap all the same
     s.gaps[1].from = s.gaps[0].from;
+    if (s.gaps[0].among == bus::channels::all) s.gaps[1].among = bus::channels::all;
     s.gaps.pop_front();
   }
-  s.to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq);
+  s.to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq, among);
 }
 
 void hub::announce_reset(position at, std::string_view reason) {
@@ -330,7 +350,7 @@ void hub::announce_reset(position at, std::string_view reason) {
     channel->last_at = {};
     channel->known_since = at;
   }
-  s.to_everyone(kind::reset, reset_payload(at, reason), at, now_micros(), s.next_seq++);
+  s.to_everyone(kind::reset, reset_payload(at, reason), at, now_micros(), s.next_seq++, bus::channels::all);
 }
 
 position hub::head() const {
@@ -375,7 +395,7 @@ replay hub::history(std::string_view channel, const start& from, std::size_t mos
   return state_->since(channel, from, most);
 }
 
-std::vector<hub::channel_summary> hub::channels(std::size_t most) const {
+std::vector<hub::channel_summary> hub::summary(std::size_t most) const {
   std::vector<channel_summary> all;
   {
     const std::scoped_lock lock{state_->guard};

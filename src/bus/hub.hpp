@@ -15,12 +15,16 @@ namespace postbus::bus {
 class topic;
 class shard;
 
+/** Whom a gap concerns: all channels, or those that plain NOTIFY reaches. */
+enum class channels : std::uint8_t { all, plain };
+
 /** What was published for one shard and not yet delivered there. */
 struct inbox {
   struct entry {
-    topic* to;  ///< nullptr: every topic (a gap or a reset)
+    topic* to;  ///< nullptr: every topic that `among` covers (a gap or a reset)
     const event* item;
     std::uint32_t owner;  ///< index into owners
+    bus::channels among{};
   };
   std::vector<entry> entries;
   std::vector<std::shared_ptr<const batch>> owners;
@@ -74,8 +78,14 @@ public:
 
   // For sources.
 
-  /** Begins at `at` with an empty history (a fresh process), before anything is published. */
-  void begin(position at);
+  /**
+   * Begins at `at` with an empty history (a fresh process), before anything is published. `serving` false: what is published
+   * until serve() came before this process, and nobody listens yet.
+   */
+  void begin(position at, bool serving = true);
+  void serve();
+  /** Listeners may subscribe: it has begun, and has caught up with what came before. */
+  bool serving() const;
   /**
    * Publishes in order. An event whose position is {} (plain NOTIFY, local messages) gets the last LSN with the next
    * index from position::first_notify_index on. False when some shard's inbox is over its bound: the batch was taken,
@@ -85,8 +95,8 @@ public:
   bool has_room() const;
   /** Nothing at or before `at` is still to come: a commit without events of ours, or a keep-alive. */
   void advance(position at);
-  /** Tells every listener, now and on resume from before `to`, that events in (from, to] may be missing. */
-  void announce_gap(position from, position to, std::string_view reason);
+  /** Tells every listener of `among`, now and on resume from before `to`, that events in (from, to] may be missing. */
+  void announce_gap(position from, position to, std::string_view reason, bus::channels among = bus::channels::all);
   /** A new epoch: history is dropped and every listener is told to start over. */
   void announce_reset(position at, std::string_view reason);
   /** The position up to which everything has been published. */
@@ -105,7 +115,7 @@ public:
     position last;
   };
   /** Channels in memory, busiest first, at most `most`. */
-  std::vector<channel_summary> channels(std::size_t most) const;
+  std::vector<channel_summary> summary(std::size_t most) const;
 
 private:
   friend class shard;

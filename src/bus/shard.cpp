@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bus/channel.hpp"
+
 namespace postbus::bus {
 
 void inbox::clear() {
@@ -77,15 +79,16 @@ void shard::deliver() {
 void shard::hand_out(inbox& taken) {
   for (const auto& e : taken.entries) {
     if (e.to == nullptr)
-      hand_out_to_all(*e.item);
+      hand_out_to_all(*e.item, e.among);
     else if (e.to->deliver(encoders_, {taken.owners[e.owner], e.item}))
       mark(*e.to);
   }
   taken.clear();
 }
 
-void shard::hand_out_to_all(const event& e) {
+void shard::hand_out_to_all(const event& e, bus::channels among) {
   for (auto& [channel, t] : topics_) {
+    if (among == bus::channels::plain && !is_plain(channel)) continue;
     auto copy = std::make_shared<batch>();
     auto& made = copy->add(channel, e.kind, e.form, e.payload, e.at, e.time);
     made.seq = e.seq;

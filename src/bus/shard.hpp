@@ -53,7 +53,7 @@ private:
   topic& open(std::string_view channel);
   void close_if_unused(topic& t);
   void hand_out(inbox& taken);
-  void hand_out_to_all(const event& e);
+  void hand_out_to_all(const event& e, bus::channels among);
   void mark(topic& t);
 
   hub& hub_;

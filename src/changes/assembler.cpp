@@ -2,10 +2,12 @@
 //
 // 1. Begin tells its xid, which is widened, and its commit time. It does not tell where the commit ends.
 // 2. Messages under our prefix become events of their channel; rows go to the row handler, which appends events of its
-//    own. Until the commit they carry no position and stand behind the committed events of the same batch.
-// 3. Commit tells the end LSN: (epoch, end LSN, index) is set on each of them, and they count as committed.
+//    own. Until the commit they carry their index alone and stand behind the committed events of the same batch.
+// 3. Commit tells the end LSN: (epoch, end LSN, index) is complete on each of them, and they count as committed.
 // 4. `committed` hands the batch out. Where an open transaction has events in it already (the socket ran dry in the
 //    middle of one), they are copied into the next batch first; at most `publish_bytes` and a frame are ever copied.
+// 5. After a broken connection the server sends a transaction again that was not acknowledged. Events up to the last one
+//    handed out are dropped then: only a streamed transaction can have been handed out in part.
 //
 // A message under our prefix may come from anyone who may call pg_logical_emit_message. What postbus.post could not have
 // made (a reserved or malformed channel, text that is not UTF-8, json that is not JSON, or outside of a transaction) is dropped and counted; anything else cannot be told from a post.
@@ -43,6 +45,8 @@ void assembler::start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_
   epoch_ = epoch;
   wide_xid_ = some_xid;
   applied_ = {epoch, start_lsn, bus::position::end_of_commit};
+  resume_lsn_ = start_lsn;
+  if (handed_out_.epoch != epoch) handed_out_ = {epoch, 0, 0};
   if (rows_) rows_->started(server_version);
 }
 
@@ -50,7 +54,10 @@ result<assembler::want> assembler::take(const pgoutput::frame& frame) {
   if (const auto* data = std::get_if<pgoutput::xlog_data>(&frame)) return take_data(*data);
   // Within a transaction the server may speak of WAL whose commits it has not sent.
   const auto& alive = std::get<pgoutput::keepalive>(frame);
-  if (!open_) applied_ = std::max(applied_, {epoch_, over_page_header(alive.wal_end), bus::position::end_of_commit});
+  if (!open_) {
+    applied_ = std::max(applied_, {epoch_, over_page_header(alive.wal_end), bus::position::end_of_commit});
+    resume_lsn_ = std::max(resume_lsn_, alive.wal_end);
+  }
   return want::nothing;
 }
 
@@ -58,59 +65,127 @@ result<assembler::want> assembler::take_data(const pgoutput::xlog_data& data) {
   const auto decoded = pgoutput::decode(data.payload);
   if (!decoded) return decoded.error();
   const auto& change = *decoded;
+  if (const auto* b = std::get_if<pgoutput::begin>(&change)) {
+    if (open_) return broken("begin within a transaction");
+    begin(b->xid, b->commit_time, data.sent);
+    return want::nothing;
+  }
+  if (const auto* c = std::get_if<pgoutput::commit>(&change)) {
+    if (!open_ || known_end_) return broken("commit outside of a transaction");
+    return commit(*c);
+  }
+  return take_change(change);
+}
+
+result<assembler::want> assembler::take_change(const pgoutput::change& change) {
   if (const auto* m = std::get_if<pgoutput::message>(&change)) {
     take_message(*m);
-  } else if (const auto* b = std::get_if<pgoutput::begin>(&change)) {
-    if (open_) return broken("begin within a transaction");
-    begin(*b, data.sent);
-    return want::nothing;
-  } else if (const auto* c = std::get_if<pgoutput::commit>(&change)) {
-    return commit(*c);
-  } else if (rows_) {
+  } else {
     if (!open_) return broken("a change outside of a transaction");
-    if (const auto* r = std::get_if<pgoutput::relation>(&change)) rows_->relation(*r);
-    if (dropping_) return want::nothing;
-    if (const auto* i = std::get_if<pgoutput::insert>(&change)) rows_->insert(now_, *i, *batch_);
-    if (const auto* u = std::get_if<pgoutput::update>(&change)) rows_->update(now_, *u, *batch_);
-    if (const auto* d = std::get_if<pgoutput::delete_>(&change)) rows_->delete_(now_, *d, *batch_);
-    if (const auto* t = std::get_if<pgoutput::truncate>(&change)) rows_->truncate(now_, *t, *batch_);
+    take_row(change);
   }
   if (open_) check_size();
   if (rows_ && rows_->wants_to_resolve()) return want::resolve;
+  if (known_end_ && batch_->bytes() >= limits_.publish_bytes) place_open_events(known_end_->end_lsn);
   // Before a large transaction grows, what is committed goes out, so that the transaction stands alone in its batch.
   return first_ > 0 && batch_->bytes() >= limits_.publish_bytes ? want::publish : want::nothing;
 }
 
-void assembler::begin(const pgoutput::begin& b, unix_micros sent) {
-  // Live transaction ids lie within 2^31 of each other.
-  wide_xid_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(b.xid - static_cast<std::uint32_t>(wide_xid_))));
-  last_ = {b.commit_time, sent};
-  open_ = true;
-  dropping_ = false;
-  first_ = batch_->events().size();
-  bytes_before_ = batch_->bytes();
-  now_ = {wide_xid_, b.commit_time, first_};
+void assembler::take_row(const pgoutput::change& change) {
+  if (const auto* r = std::get_if<pgoutput::relation>(&change)) {
+    if (rows_) rows_->relation(*r);
+    return;
+  }
+  const auto before = batch_->events().size();
+  std::uint32_t changes = 1;
+  const bool wanted = rows_ && !dropping_;
+  if (const auto* i = std::get_if<pgoutput::insert>(&change)) {
+    if (wanted) rows_->insert(now_, *i, *batch_);
+  } else if (const auto* u = std::get_if<pgoutput::update>(&change)) {
+    if (wanted) rows_->update(now_, *u, *batch_);
+  } else if (const auto* d = std::get_if<pgoutput::delete_>(&change)) {
+    if (wanted) rows_->delete_(now_, *d, *batch_);
+  } else if (const auto* t = std::get_if<pgoutput::truncate>(&change)) {
+    changes = t->count;
+    if (wanted) rows_->truncate(now_, *t, *batch_);
+  } else {
+    return;  // a type, an origin
+  }
+  number_new_events(before);
+  ordinal_ += changes;
 }
 
-result<assembler::want> assembler::commit(const pgoutput::commit& c) {
-  if (!open_) return broken("commit outside of a transaction");
-  open_ = false;
-  const bus::position end{epoch_, c.end_lsn, bus::position::end_of_commit};
-  if (dropping_) {
-    lost_ = {applied_, end, now_.xid};
-    applied_ = std::max(applied_, end);
-    return want::announce;
-  }
-  applied_ = std::max(applied_, end);
+/**
+ * A change makes at most as many events as it has ordinals, and behind each perhaps one that tells of new columns: that shares
+ * the position of its change, because another process, which did not know the old columns, would not make it.
+ */
+void assembler::number_new_events(std::size_t before) {
+  auto index = ordinal_;
+  for (auto* const e : batch_->events().subspan(before)) e->at.index = e->kind == bus::kind::schema ? index - 1 : index++;
+}
+
+void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent) {
+  // Live transaction ids lie within 2^31 of each other.
+  wide_xid_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
+  last_ = {commit_time, sent};
+  open_ = true;
+  dropping_ = false;
+  ordinal_ = 0;
+  first_ = batch_->events().size();
+  bytes_before_ = batch_->bytes();
+  now_ = {wide_xid_, commit_time, first_};
+}
+
+/** The open transaction's events so far get their position and count as committed. */
+void assembler::place_open_events(std::uint64_t end_lsn) {
   const auto events = batch_->events().subspan(first_);
-  std::uint32_t index = 0;
   for (auto* const e : events) {
-    e->at = {epoch_, c.end_lsn, index++};
+    e->at.epoch = epoch_;
+    e->at.lsn = end_lsn;
     e->xid = now_.xid;
   }
   if (rows_) rows_->committed(events);
-  first_ = batch_->events().size();
+  const auto fresh = std::ranges::find_if(events, [&](const bus::event* e) { return e->at > handed_out_; });
+  batch_->drop(first_, static_cast<std::size_t>(fresh - events.begin()));
+  first_ = now_.first_event = batch_->events().size();
+}
+
+result<assembler::want> assembler::commit(const pgoutput::commit& c) {
+  open_ = false;
+  known_end_.reset();
+  const bus::position end{epoch_, c.end_lsn, bus::position::end_of_commit};
+  const auto before = std::exchange(applied_, std::max(applied_, end));
+  resume_lsn_ = std::max(resume_lsn_, c.end_lsn);
+  if (dropping_) {
+    lost_ = {before, end, now_.xid};
+    return want::announce;
+  }
+  place_open_events(c.end_lsn);
   return batch_->bytes() >= limits_.publish_bytes && first_ > 0 ? want::publish : want::nothing;
+}
+
+result<> assembler::begin_streamed(std::uint32_t xid, const pgoutput::commit& at, unix_micros sent) {
+  if (open_) return broken("a streamed commit within a transaction");
+  begin(xid, at.commit_time, sent);
+  known_end_ = at;
+  return {};
+}
+
+result<assembler::want> assembler::take_streamed(std::string_view payload) {
+  const auto change = pgoutput::decode(payload);
+  if (!change) return change.error();
+  if (std::holds_alternative<pgoutput::begin>(*change) || std::holds_alternative<pgoutput::commit>(*change))
+    return broken("begin or commit within a streamed transaction");
+  return take_change(*change);
+}
+
+result<assembler::want> assembler::end_streamed() { return commit(pgoutput::commit{*known_end_}); }
+
+result<assembler::want> assembler::lose_streamed(std::uint32_t xid, const pgoutput::commit& at) {
+  auto begun = begin_streamed(xid, at, at.commit_time);
+  if (!begun) return begun.error();
+  dropping_ = true;
+  return end_streamed();
 }
 
 void assembler::drop(metrics::counter why, const char* what) {
@@ -119,6 +194,13 @@ void assembler::drop(metrics::counter why, const char* what) {
 }
 
 void assembler::take_message(const pgoutput::message& m) {
+  const auto before = batch_->events().size();
+  take_text(m);
+  number_new_events(before);
+  if (m.transactional) ++ordinal_;
+}
+
+void assembler::take_text(const pgoutput::message& m) {
   if (!m.prefix.starts_with(prefix)) return;
   const auto name = m.prefix.substr(prefix.size());
   if (name == "flush") return;
@@ -141,7 +223,7 @@ void assembler::take_message(const pgoutput::message& m) {
 }
 
 void assembler::check_size() {
-  if (dropping_ || batch_->bytes() - bytes_before_ <= limits_.transaction_bytes) return;
+  if (dropping_ || known_end_ || batch_->bytes() - bytes_before_ <= limits_.transaction_bytes) return;
   dropping_ = true;
   batch_->keep_first(first_);
   if (first_ == 0) batch_ = std::make_shared<bus::batch>();  // gives the memory back
@@ -152,6 +234,7 @@ std::shared_ptr<bus::batch> assembler::committed() {
   const auto ready = open_ ? first_ : batch_->events().size();
   if (ready == 0) return nullptr;
   auto out = std::exchange(batch_, std::make_shared<bus::batch>());
+  handed_out_ = out->events()[ready - 1]->at;
   for (const auto* const e : out->events().subspan(ready)) batch_->add_copy(*e, *out);
   out->keep_first(ready);
   first_ = now_.first_event = 0;
@@ -165,6 +248,7 @@ void assembler::stop() {
     if (rows_ && !dropping_) rows_->abandoned();
   }
   open_ = dropping_ = false;
+  known_end_.reset();
   first_ = batch_->events().size();
 }
 

@@ -14,9 +14,14 @@ namespace postbus::changes {
  * Makes batches of events from the frames of a stream. I/O-free.
  *
  * A transaction's events wait unpublished until its commit is read, because only the commit record says where it ends,
- * and that is their position. Committed transactions gather in one batch until the caller takes it.
+ * and that is their position. Committed transactions gather in one batch until the caller takes it. Of a transaction that
+ * the server streamed (changes::streamed_transactions) the end is known before its first change is taken here: its events
+ * may be handed out in pieces.
  *
- * Bounds: a batch asks to be taken at `publish_bytes`. A transaction whose events would hold more than
+ * An event's index is the ordinal of its change within the transaction. Changes that make no event count too, so that the
+ * same change has the same position whenever it is read again, whatever is watched by then.
+ *
+ * Bounds: a batch asks to be taken at `publish_bytes`. A transaction of unknown end whose events would hold more than
  * `transaction_bytes` is not delivered: its events are dropped and the caller is told of the loss at its commit.
  */
 class assembler {
@@ -44,6 +49,16 @@ public:
   void start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_t some_xid, int server_version);
   /** Takes the next frame. errc::protocol: the stream is broken and must be made anew. */
   result<want> take(const postgres::pgoutput::frame& frame);
+
+  // A streamed transaction, once its commit has been read: begin, each of its changes, end.
+  /** errc::protocol within another transaction. */
+  result<> begin_streamed(std::uint32_t xid, const postgres::pgoutput::commit& at, unix_micros sent);
+  /** One change, as of protocol version 1. */
+  result<want> take_streamed(std::string_view payload);
+  result<want> end_streamed();
+  /** A transaction that was not kept is told as a loss: call `lost` and announce it. */
+  result<want> lose_streamed(std::uint32_t xid, const postgres::pgoutput::commit& at);
+
   /** The committed events so far, or null when there are none. An open transaction's events stay. */
   std::shared_ptr<bus::batch> committed();
   /** The stream ended: an open transaction's events are dropped; what is committed can still be taken. */
@@ -51,6 +66,8 @@ public:
 
   /** Everything up to here has been handed out by `committed`, is in it, or was no business of ours. */
   bus::position applied() const { return applied_; }
+  /** Where a stream must start so that it brings all that is not applied. */
+  std::uint64_t resume_lsn() const { return resume_lsn_; }
   const loss& lost() const { return lost_; }
   bool in_transaction() const { return open_; }
 
@@ -63,9 +80,14 @@ public:
 
 private:
   result<want> take_data(const postgres::pgoutput::xlog_data& data);
+  result<want> take_change(const postgres::pgoutput::change& c);
   void take_message(const postgres::pgoutput::message& m);
-  void begin(const postgres::pgoutput::begin& b, unix_micros sent);
+  void take_text(const postgres::pgoutput::message& m);
+  void take_row(const postgres::pgoutput::change& c);
+  void number_new_events(std::size_t before);
+  void begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent);
   result<want> commit(const postgres::pgoutput::commit& c);
+  void place_open_events(std::uint64_t end_lsn);
   void check_size();
   std::size_t open_events() const { return batch_->events().size() - first_; }
   void drop(metrics::counter why, const char* what);
@@ -75,11 +97,15 @@ private:
   std::uint32_t epoch_{};
   std::uint64_t wide_xid_{};
   bus::position applied_{};
+  std::uint64_t resume_lsn_{};
+  bus::position handed_out_{};  ///< the last event that `committed` gave away: what comes again is dropped
   std::shared_ptr<bus::batch> batch_ = std::make_shared<bus::batch>();
   std::size_t first_{};       ///< the open transaction's first event in batch_
   std::size_t bytes_before_{};  ///< batch_->bytes() when the transaction began
   bool open_{};
   bool dropping_{};  ///< the open transaction is too large
+  std::uint32_t ordinal_{};  ///< of the next change in the open transaction
+  std::optional<postgres::pgoutput::commit> known_end_;  ///< of the open transaction, when it is a streamed one
   transaction now_{};
   arrival last_{};
   loss lost_{};

@@ -20,8 +20,9 @@ using postgres::parameter;
 
 constexpr auto statement_deadline = 5s;
 
-std::int64_t number(std::string_view text) {
-  std::int64_t value{};
+template <class Int>
+Int number(std::string_view text) {
+  Int value{};
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
 }
@@ -108,8 +109,14 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
   const parameter parameters[] = {slot_};
   auto health = co_await session.query(embedded_sql::find("statements/changes/slot_health.sql"), parameters, statement_deadline);
   if (!health) co_return health.error().code == errc::database ? result<>{} : result<>{health.error()};
-  metrics::set(metrics::gauge::retained_wal_bytes, health->size() > 0 ? number(health->text(0, 0)) : 0);
-  metrics::set(metrics::gauge::oldest_xmin_age, health->size() > 0 ? number(health->text(0, 1)) : 0);
+  slot_health found;
+  if (health->size() > 0)
+    found = {.retained_bytes = number<std::uint64_t>(health->text(0, 0)),
+             .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
+             .xmin_age = number<std::uint64_t>(health->text(0, 1))};
+  metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
+  metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));
+  if (settings_.on_health) settings_.on_health(found);
   co_return result<>{};
 }
 

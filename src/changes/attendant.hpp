@@ -2,9 +2,11 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include <functional>
 #include <string>
 
 #include "changes/flush_policy.hpp"
+#include "changes/slot_guard.hpp"
 #include "postgres/connection.hpp"
 
 namespace postbus::changes {
@@ -20,6 +22,7 @@ public:
     flush_policy::timing flush{};
     steady::duration health_every{std::chrono::seconds{10}};
     bool poke{true};  ///< false: never poll for unflushed WAL
+    std::function<void(const slot_health&)> on_health{};
   };
   attendant(boost::asio::any_io_executor executor, settings given);
 

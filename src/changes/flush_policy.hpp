@@ -18,7 +18,7 @@ class flush_policy {
 public:
   struct timing {
     steady::duration late{std::chrono::milliseconds{20}};
-    steady::duration every{std::chrono::milliseconds{5}};
+    steady::duration every{std::chrono::milliseconds{2}};
     steady::duration quiet{std::chrono::seconds{5}};
     steady::duration distrust{std::chrono::seconds{30}};
   };

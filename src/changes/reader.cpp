@@ -1,26 +1,32 @@
 // The reader's life, one round of `run`:
 //
 // 1. An ordinary session claims the epoch: as long as system identifier, timeline and database are the same, LSNs can be
-//    compared and the epoch stays. An LSN that went backwards all the same (a restored file system) draws a new one.
-// 2. A replication session makes a temporary slot. Its creation waits for every transaction that is writing at that
-//    moment; who they are is logged, because one forgotten session can hold this up for hours.
-// 3. What committed between the last round's end and the slot's start is lost to us: every listener is told, by a gap
-//    within an epoch, by a reset otherwise. The first round begins the hub instead.
+//    compared and the epoch stays. Where positions have lost their meaning all the same (a slot was lost, the WAL went
+//    backwards) it draws a new one.
+// 2. A replication session takes a slot (slot_keeper): the permanent one where the server bounds what a slot may keep, else
+//    a temporary one, which is made anew in every round.
+// 3. What is missing since the last round is told to every listener: nothing where the permanent slot goes on, a gap where a
+//    slot was made anew, a reset in a new epoch. The first round begins the hub instead; where it goes on with a slot,
+//    what the slot still holds is read into the hub's history before listeners are let in (catching_up), so that they
+//    resume as if nobody had been away.
 // 4. Turns: take every frame that is there, publish at a bound and when the socket is dry, tell the server how far we
-//    are, wait. There is no wait and no round trip per message.
-// 5. When anything fails: drop the open transaction, publish what was committed, wait a little, start over.
+//    are, wait. There is no wait and no round trip per message. Large transactions come while they run and are kept
+//    aside (streamed_transactions) until they commit.
+// 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over.
+//
+// What is acknowledged of a permanent slot lies behind what is applied (resume_window): the server keeps that much WAL for
+// listeners that resume after a restart. A round within one process goes on where the last one ended.
 //
 // Back-pressure: when the hub says it has no room we stop reading and the server waits for us; its WAL grows meanwhile,
 // bounded by max_slot_wal_keep_size. We go on answering it, so that it does not take us for dead.
 //
-// Not guaranteed: anything across a restart of this process (the slot is temporary); a transaction larger than the
-// bound (a gap with the reason transaction_too_large); visibility: an event may come before its row can be read.
+// Not guaranteed: anything across a restart of this process with a temporary slot; a transaction larger than the bounds (a
+// gap with the reason transaction_too_large); visibility: an event may come before its row can be read.
 #include "changes/reader.hpp"
 
 #include <boost/asio/as_tuple.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
-
-#include <unistd.h>
 
 #include <charconv>
 #include <random>
@@ -39,11 +45,8 @@ using postgres::parameter;
 
 constexpr auto statement_deadline = 10s;
 constexpr auto room_check = 5ms;
-
-std::string slot_name() {
-  std::random_device random;
-  return fmt::format("postbus_{}_{:08x}", ::getpid(), random());
-}
+/** A publication that was missing when the WAL was decoded, as the server says it. */
+constexpr std::string_view undefined_object = "42704";
 
 template <class Int>
 Int number(std::string_view text) {
@@ -57,7 +60,8 @@ Int number(std::string_view text) {
 std::string_view to_text(reader_state s) {
   switch (s) {
     case reader_state::connecting: return "connecting";
-    case reader_state::waiting_for_writers: return "waiting for running transactions";
+    case reader_state::waiting_for_slot: return "waiting for a replication slot";
+    case reader_state::catching_up: return "reading what was committed before the start";
     case reader_state::streaming: return "streaming";
     case reader_state::stopped: return "stopped";
   }
@@ -69,7 +73,14 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
       hub_{h},
       rows_{rows},
       assembler_{options_.limits, rows},
-      attendant_{executor, {.conninfo = options_.conninfo_direct, .flush = options_.flush, .poke = options_.poke}},
+      streamed_{options_.spill},
+      attendant_{executor,
+                 {.conninfo = options_.conninfo_direct,
+                  .flush = options_.flush,
+                  .poke = options_.poke,
+                  .on_health = [this](const slot_health& health) { measured(health); }}},
+      slots_{executor, options_.slot, [this](std::string what) { note(reader_state::waiting_for_slot, std::move(what)); }},
+      window_{options_.window},
       retry_{std::random_device{}(), options_.retry},
       timer_{executor} {}
 
@@ -90,6 +101,7 @@ void reader::note(reader_state s, std::string problem) {
 void reader::stop() {
   stopped_ = true;
   timer_.cancel();
+  slots_.stop();
   if (stream_) stream_->close();
   attendant_.stop();
 }
@@ -122,9 +134,9 @@ asio::awaitable<result<>> reader::stream_once() {
   postgres::stream_options options;
   options.conninfo = options_.conninfo_direct;
   options.application_name = "postbus reader";
-  options.slot = slot_name();
   options.slot_deadline = options_.slot_deadline;
   options.pulse = options_.pulse;
+  options.decoding_kib = options_.decoding_kib;
   auto opened = co_await postgres::replication_stream::open(std::move(options));
   if (!opened) co_return opened.error();
   stream_ = std::make_unique<postgres::replication_stream>(std::move(*opened));
@@ -134,10 +146,8 @@ asio::awaitable<result<>> reader::stream_once() {
     ordinary_options.conninfo = options_.conninfo;
     auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
     if (!ordinary) co_return ordinary.error();
-    auto slot = co_await make_slot(*ordinary);
-    if (!slot) co_return slot;
-    auto claimed = co_await claim(*ordinary);
-    if (!claimed) co_return claimed;
+    auto prepared = co_await prepare(*ordinary);
+    if (!prepared) co_return prepared;
   }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
   if (rows_ && rows_->wants_to_resolve()) {
@@ -152,76 +162,93 @@ asio::awaitable<result<>> reader::stream_once() {
   {
     const std::scoped_lock lock{guard_};
     status_.slot = stream_->slot();
+    status_.permanent = slot_.permanent;
     status_.identity = stream_->identity();
     status_.server_version = stream_->server_version();
     status_.applied = assembler_.applied();
   }
-  note(reader_state::streaming);
-  log::info("changes", "reading the WAL of {} from {}", stream_->identity().database, bus::to_text(assembler_.applied()));
+  log::info("changes", "reading the WAL of {} from {} by the {} slot {}", stream_->identity().database, bus::to_text(assembler_.applied()),
+            slot_.permanent ? "permanent" : "temporary", stream_->slot());
+  note(catch_up_to_ != 0 ? reader_state::catching_up : reader_state::streaming);
   caught_up_ = false;
   auto ended = co_await follow();
   assembler_.stop();
+  streamed_.clear();
   if (auto rest = assembler_.committed()) {
     if (rows_) rows_->before_publish(*rest);
     hub_.publish(std::move(rest));
   }
   last_applied_ = assembler_.applied();
+  resume_lsn_ = assembler_.resume_lsn();
+  if (!ended && slot_.permanent && postgres::sqlstate(ended.error()) == undefined_object) slots_.poisoned();
   co_return ended;
 }
 
-asio::awaitable<std::string> reader::running_writers(postgres::connection& ordinary) {
-  auto found = co_await ordinary.query(embedded_sql::find("statements/changes/running_writers.sql"), {}, statement_deadline);
-  std::string text;
-  if (found)
-    for (std::size_t row = 0; row < found->size(); ++row)
-      text += fmt::format("{}{} for {} s", row == 0 ? "" : "; ", found->text(row, 0), found->text(row, 1));
-  co_return text;
-}
-
-asio::awaitable<result<>> reader::make_slot(postgres::connection& ordinary) {
-  const auto writers = co_await running_writers(ordinary);
-  if (!writers.empty()) {
-    note(reader_state::waiting_for_writers, "a new replication slot waits for the end of running transactions: " + writers);
-    log::warning("changes", "the replication slot waits for the end of running transactions that write: {}", writers);
-  }
-  auto made = co_await stream_->create_slot();
-  if (made || made.error().code != errc::timed_out) co_return made;
-  const auto still = co_await running_writers(ordinary);
-  co_return error{errc::timed_out,
-                  still.empty() ? "the replication slot was not ready in time"
-                                : "the replication slot waits for running transactions: end them, or wait for them: " + still};
-}
-
-asio::awaitable<result<>> reader::claim(postgres::connection& ordinary) {
+/** Epoch and slot of this round. */
+asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
   const auto& identity = stream_->identity();
   const auto timeline = std::to_string(identity.timeline);
   const parameter parameters[] = {identity.system_identifier, timeline};
   auto claimed = co_await ordinary.query(embedded_sql::find("statements/changes/stream_start.sql"), parameters, statement_deadline);
   if (!claimed) co_return claimed.error();
-  auto epoch = number<std::uint32_t>(claimed->text(0, 0));
+  const auto epoch = number<std::uint32_t>(claimed->text(0, 0));
   some_xid_ = number<std::uint64_t>(claimed->text(0, 1));
-  if (begun_ && epoch == epoch_ && stream_->start_lsn() < last_applied_.lsn) {
-    log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
-    auto drawn = co_await ordinary.query(embedded_sql::find("statements/changes/new_epoch.sql"), {}, statement_deadline);
-    if (!drawn) co_return drawn.error();
-    epoch = number<std::uint32_t>(drawn->text(0, 0));
-  }
+  const bool same = begun_ && epoch == epoch_;
   epoch_ = epoch;
+  auto taken = co_await slots_.take(ordinary, *stream_, same && slot_.permanent ? resume_lsn_ : 0);
+  if (!taken) co_return taken.error();
+  const bool was_permanent = std::exchange(slot_, *taken).permanent;
+  if (slot_.lost) co_return co_await draw_epoch(ordinary);
+  if (same && stream_->start_lsn() < (slot_.goes_on && was_permanent ? resume_lsn_ : last_applied_.lsn)) {
+    log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
+    co_return co_await draw_epoch(ordinary);
+  }
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
+  auto drawn = co_await ordinary.query(embedded_sql::find("statements/changes/new_epoch.sql"), {}, statement_deadline);
+  if (!drawn) co_return drawn.error();
+  epoch_ = number<std::uint32_t>(drawn->text(0, 0));
   co_return result<>{};
 }
 
 void reader::announce_start() {
   const auto at = assembler_.applied();
-  const auto head = hub_.head();
+  window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
-    hub_.begin(at);
-  } else if (head.epoch == at.epoch) {
+    catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;
+    hub_.begin(at, catch_up_to_ == 0);
+  } else if (last_applied_.epoch != at.epoch) {
+    hub_.announce_reset(at, "epoch");
+  } else if (!slot_.goes_on) {
     metrics::add(metrics::counter::gaps_reconnect);
     hub_.announce_gap(last_applied_, at, "reconnect");
-  } else {
-    hub_.announce_reset(at, "epoch");
   }
-  last_applied_ = at;
+  last_applied_ = std::max(last_applied_.epoch == at.epoch ? last_applied_ : at, at);
+  look_whether_caught_up();
+}
+
+/** What a slot held from before our start has been read: listeners are let in. */
+void reader::look_whether_caught_up() {
+  if (catch_up_to_ == 0 || last_applied_.lsn < catch_up_to_) return;
+  catch_up_to_ = 0;
+  hub_.serve();
+  note(reader_state::streaming);
+}
+
+void reader::measured(const slot_health& health) {
+  if (!slot_.permanent) return;
+  const auto verdict = slot_guard::judge(health, options_.guard);
+  if (verdict.what == slot_guard::action::none) return;
+  if (verdict.what == slot_guard::action::shorten_window) {
+    log::warning("changes", "{}: the resume window is given up for now", verdict.why);
+    window_.release();
+    return;
+  }
+  log::error("changes", "{}: the slot is given up and another one made; positions start anew", verdict.why);
+  slots_.give_up();
+  if (stream_) stream_->close();
 }
 
 asio::awaitable<result<>> reader::follow() {
@@ -230,6 +257,8 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
+    // What was applied long ago leaves the window while nothing new comes, too.
+    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), window_.acknowledge(steady::now()));
     auto waited = co_await stream_->wait(24h);
     if (!waited) co_return waited;
   }
@@ -246,41 +275,74 @@ asio::awaitable<result<>> reader::drain() {
     const auto& frame = **next;
     const auto* const data = std::get_if<pgoutput::xlog_data>(&frame);
     if (data) bytes += data->payload.size();
-    const bool was_open = assembler_.in_transaction();
-    auto taken = assembler_.take(frame);
-    if (!taken) co_return taken.error();
-    if (!was_open && assembler_.in_transaction()) {
-      const auto& last = assembler_.last();
-      attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
-      caught_up_ = false;
-    } else if (!data && !was_open) {
-      caught_up_ = true;  // a keep-alive: the server has sent all there is
-    }
-    switch (*taken) {
-      case assembler::want::nothing: break;
-      case assembler::want::resolve: {
-        auto resolved = co_await rows_->resolve();
-        if (!resolved) co_return resolved;
-        break;
-      }
-      case assembler::want::publish: {
-        auto published = co_await publish();
-        if (!published) co_return published;
-        break;
-      }
-      case assembler::want::announce: {
-        auto published = co_await publish();
-        if (!published) co_return published;
-        const auto& lost = assembler_.lost();
-        metrics::add(metrics::counter::gaps_too_large);
-        log::error("changes", "transaction {} is larger than {} bytes of events and was not delivered: listeners are told of a gap",
-                   lost.xid, options_.limits.transaction_bytes);
-        hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
-        break;
-      }
-    }
+    auto taken = data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
+    if (!taken) co_return taken;
   }
   metrics::add(metrics::counter::wal_bytes, bytes);
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
+  const bool was_open = assembler_.in_transaction();
+  auto wanted = assembler_.take(frame);
+  if (!wanted) co_return wanted.error();
+  if (!was_open && assembler_.in_transaction()) {
+    const auto& last = assembler_.last();
+    attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
+    caught_up_ = false;
+  } else if (!was_open && std::holds_alternative<pgoutput::keepalive>(frame)) {
+    caught_up_ = true;  // the server has sent all there is
+  }
+  if (*wanted == assembler::want::nothing) co_return result<>{};
+  co_return co_await act(wanted);
+}
+
+asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data) {
+  if (streamed_.in_block()) co_return streamed_.take(data.payload);
+  const auto change = pgoutput::decode(data.payload);
+  if (!change) co_return change.error();
+  if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
+  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change)) streamed_.abort(*abort);
+  if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);
+  co_return result<>{};
+}
+
+/** A streamed transaction has committed: takes it from where it was kept, and lets the loop turn between its pieces. */
+asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committed, unix_micros sent) {
+  auto kept = streamed_.take_out(committed.xid);
+  if (!kept) co_return kept.error();
+  caught_up_ = false;
+  if (!(*kept)->lost().empty()) co_return co_await act(assembler_.lose_streamed(committed.xid, committed.at));
+  auto begun = assembler_.begin_streamed(committed.xid, committed.at, sent);
+  if (!begun) co_return begun;
+  while (!stopped_) {
+    auto message = (*kept)->next();
+    if (!message) co_return message.error();
+    if (!*message) break;
+    auto wanted = assembler_.take_streamed(**message);
+    if (!wanted) co_return wanted.error();
+    if (*wanted == assembler::want::nothing) continue;
+    if (auto done = co_await act(wanted); !done) co_return done;
+    co_await asio::post(asio::use_awaitable);
+    if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
+  }
+  co_return co_await act(assembler_.end_streamed());
+}
+
+/** Does what the assembler wants before its next frame. */
+asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
+  if (!wanted) co_return wanted.error();
+  switch (*wanted) {
+    case assembler::want::nothing: co_return result<>{};
+    case assembler::want::resolve: co_return co_await rows_->resolve();
+    case assembler::want::publish: co_return co_await publish();
+    case assembler::want::announce: break;
+  }
+  if (auto published = co_await publish(); !published) co_return published;
+  const auto& lost = assembler_.lost();
+  metrics::add(metrics::counter::gaps_too_large);
+  log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
+  hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
   co_return result<>{};
 }
 
@@ -295,8 +357,10 @@ asio::awaitable<result<>> reader::publish() {
   }
   if (applied > last_applied_) {
     hub_.advance(applied);
-    stream_->applied(applied.lsn);
+    window_.applied(steady::now(), assembler_.resume_lsn());
+    if (!slot_.permanent) stream_->applied(assembler_.resume_lsn(), assembler_.resume_lsn());
     last_applied_ = applied;
+    look_whether_caught_up();
     const auto& last = assembler_.last();
     metrics::set(metrics::gauge::lag_micros, caught_up_ ? 0 : std::max<std::int64_t>(0, last.sent - last.committed));
     const std::scoped_lock lock{guard_};

@@ -10,7 +10,11 @@
 #include "bus/hub.hpp"
 #include "changes/assembler.hpp"
 #include "changes/attendant.hpp"
+#include "changes/resume_window.hpp"
 #include "changes/row_handler.hpp"
+#include "changes/slot_guard.hpp"
+#include "changes/slot_keeper.hpp"
+#include "changes/streamed.hpp"
 #include "postgres/backoff.hpp"
 #include "postgres/replication_stream.hpp"
 
@@ -24,16 +28,22 @@ struct reader_options {
   postgres::stream_pulse::timing pulse{};
   flush_policy::timing flush{};
   bool poke{true};  ///< hurry asynchronous commits along; see flush_policy
+  slot_keeper::settings slot{.wanted = slot_choice::temporary};
+  resume_window::bounds window{};  ///< of a permanent slot
+  spill_limits spill{};
+  std::uint32_t decoding_kib{64 * 1024};  ///< see postgres::stream_options
+  slot_guard::limits guard{};
   steady::duration slot_deadline{std::chrono::seconds{60}};
 };
 
-enum class reader_state { connecting, waiting_for_writers, streaming, stopped };
+enum class reader_state { connecting, waiting_for_slot, catching_up, streaming, stopped };
 std::string_view to_text(reader_state s);
 
 struct reader_status {
   reader_state state{reader_state::connecting};
   std::string problem;  ///< why it does not stream; safe to show; empty while it does
   std::string slot;
+  bool permanent{};     ///< the slot outlives this process
   postgres::system_identity identity;
   int server_version{};
   bus::position applied;       ///< everything up to here has been published
@@ -43,11 +53,12 @@ struct reader_status {
 };
 
 /**
- * The one reader of what commits: keeps a temporary slot streaming into the hub, and heals.
+ * The one reader of what commits: keeps a slot streaming into the hub, and heals.
  *
- * Connects, claims the epoch of positions, makes a slot, tells every listener what may be missing since the last one (a
- * gap, or a reset where positions have lost their meaning), streams; when the session breaks, starts over after a wait
- * (postgres::backoff). Reads no further while the hub has no room; nothing else stops it.
+ * Connects, claims the epoch of positions, takes a slot (slot_keeper), tells every listener what may be missing since the
+ * last one (nothing where a permanent slot goes on, a gap where a temporary one was made anew, a reset where positions have
+ * lost their meaning), streams; when the session breaks, starts over after a wait (postgres::backoff). Reads no further
+ * while the hub has no room; nothing else stops it.
  *
  * Ownership: `h` and `rows` (may be null) must outlive it. Thread: its executor's; `status` any. `run` must have ended
  * before it is destroyed.
@@ -68,26 +79,37 @@ public:
 
 private:
   boost::asio::awaitable<result<>> stream_once();
-  boost::asio::awaitable<result<>> claim(postgres::connection& ordinary);
-  boost::asio::awaitable<result<>> make_slot(postgres::connection& ordinary);
-  boost::asio::awaitable<std::string> running_writers(postgres::connection& ordinary);
+  boost::asio::awaitable<result<>> prepare(postgres::connection& ordinary);
+  boost::asio::awaitable<result<>> draw_epoch(postgres::connection& ordinary);
   boost::asio::awaitable<result<>> drain();
+  boost::asio::awaitable<result<>> take(const postgres::pgoutput::frame& frame);
+  boost::asio::awaitable<result<>> take_streamed(const postgres::pgoutput::xlog_data& data);
+  boost::asio::awaitable<result<>> replay(const postgres::pgoutput::stream_commit& committed, unix_micros sent);
+  boost::asio::awaitable<result<>> act(result<assembler::want> wanted);
   boost::asio::awaitable<result<>> follow();
   boost::asio::awaitable<result<>> publish();
   void announce_start();
+  void look_whether_caught_up();
+  void measured(const slot_health& health);
   void note(reader_state s, std::string problem = {});
 
   const reader_options options_;
   bus::hub& hub_;
   row_handler* const rows_;
   assembler assembler_;
+  streamed_transactions streamed_;
   attendant attendant_;
+  slot_keeper slots_;
+  resume_window window_;
   postgres::backoff retry_;
   boost::asio::steady_timer timer_;
   std::unique_ptr<postgres::replication_stream> stream_;
+  slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};
   bus::position last_applied_{};  ///< what the hub was told last
+  std::uint64_t resume_lsn_{};    ///< where a permanent slot goes on in this process; 0: nowhere yet
+  std::uint64_t catch_up_to_{};   ///< until here listeners wait; 0: they are served
   bool begun_{};       ///< the hub has been given a first position
   bool caught_up_{};   ///< the server had nothing more to send
   bool stopped_{};

@@ -19,6 +19,7 @@
 #include "base/log.hpp"
 #include "bus/channel.hpp"
 #include "embed/hub_core.hpp"
+#include "embedded_sql.hpp"
 #include "feeds/catalog.hpp"
 #include "postgres/migrations.hpp"
 #include "postgres/probe.hpp"
@@ -64,7 +65,7 @@ embedded_hub::impl::impl(hub_options how)
                 .on_back =
                     [this] {
                       const auto now = hub.head();
-                      if (now.epoch == lost_at.epoch) hub.announce_gap(lost_at, now, "notify");
+                      if (now.epoch == lost_at.epoch) hub.announce_gap(lost_at, now, "notify", bus::channels::plain);
                     }}},
       feeds{std::make_unique<feeds::database_catalog>(options.database)},
       reader{loop.get_executor(), {.conninfo = options.database, .conninfo_direct = options.database_direct}, hub, &feeds} {
@@ -130,7 +131,7 @@ asio::awaitable<result<>> embedded_hub::impl::prepare() {
     co_return error{errc::unsupported, "an embedded hub reads the WAL, and here it cannot: " + tier.reason + ". " + tier.fix};
   if (facts->transport == "wal") co_return result<>{};
   const postgres::parameter transport[] = {"wal"};
-  const auto changed = co_await (**session).query("select postbus.use_transport($1)", transport, statement_deadline);
+  const auto changed = co_await (**session).query(embedded_sql::find("statements/use_transport.sql"), transport, statement_deadline);
   if (!changed) co_return changed.error();
   co_return result<>{};
 }

@@ -10,10 +10,10 @@ namespace {
 /** A position further ahead than the stream comes within this time belongs to another database or was made up. */
 constexpr std::chrono::seconds ahead_deadline{10};
 
-/** True while `from` cannot be answered: it has not been reached, or (no epoch yet) the database never was. */
+/** True while `from` cannot be answered: it has not been reached, or the hub does not serve yet. */
 bool lies_ahead(const bus::hub& hub, const bus::start& from) {
   const auto head = hub.head();
-  if (head.epoch == 0) return true;
+  if (!hub.serving()) return true;
   const auto* const after = std::get_if<bus::position>(&from);
   if (after == nullptr || after->epoch != head.epoch) return false;
   return after->from_notify() ? after->lsn > head.lsn : *after > head;
@@ -42,8 +42,8 @@ void listening::turn() {
     return true;
   });
   for (auto& a : ready) {
-    if (home_.shared().hub.head().epoch == 0)
-      a.done(error{errc::unavailable, "the database has not been reached yet; come back in a moment"});
+    if (!home_.shared().hub.serving())
+      a.done(error{errc::unavailable, "the gateway has just started and has not caught up with the database yet; come back in a moment"});
     else if (lies_ahead(home_.shared().hub, a.asked.from))
       a.done(error{errc::invalid_position, "the position lies ahead of this database: it is not one that Postbus gave out here"});
     else

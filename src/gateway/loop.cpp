@@ -86,10 +86,7 @@ void loop::spawn(std::string_view name, asio::awaitable<void> work) {
 void loop::run() {
   current_loop = this;
   ++shared_.running;
-  epoll_event accepting{};
-  accepting.events = EPOLLIN | EPOLLEXCLUSIVE;
-  accepting.data.ptr = nullptr;
-  checked(::epoll_ctl(sockets_.native_handle(), EPOLL_CTL_ADD, shared_.listening_socket, &accepting), "epoll_ctl");
+  if (is_first()) accept_here();
   wait_for_sockets();
   wait_for_bell();
   wait_for_tick();
@@ -99,7 +96,21 @@ void loop::run() {
   }
   current_loop = nullptr;
   --shared_.running;
-  if (this != shared_.loops.front().get()) shared_.loops.front()->post([] {});  // it may be waiting for us
+  if (!is_first()) shared_.loops.front()->post([] {});  // it may be waiting for us
+}
+
+void loop::accept_here() {
+  if (draining_) return;
+  epoll_event accepting{};
+  accepting.events = EPOLLIN | EPOLLEXCLUSIVE;
+  accepting.data.ptr = nullptr;
+  checked(::epoll_ctl(sockets_.native_handle(), EPOLL_CTL_ADD, shared_.listening_socket, &accepting), "epoll_ctl");
+}
+
+void loop::spread_if_many() {
+  if (!is_first() || sessions_ < limits().beside_reader || shared_.spread.exchange(true)) return;
+  for (auto& each : shared_.loops)
+    if (each.get() != this) each->post([&other = *each] { other.accept_here(); });
 }
 
 void loop::wait_for_sockets() {
@@ -147,7 +158,10 @@ void loop::poll_sockets() {
     else
       static_cast<session*>(event.data.ptr)->socket_ready(event.events);
   }
-  if (accepting) accept_some();
+  if (accepting) {
+    accept_some();
+    spread_if_many();
+  }
   if (count < sockets_a_poll)
     wait_for_sockets();
   else
@@ -257,8 +271,7 @@ void loop::begin_drain() {
 void loop::stop_if_drained() {
   if (sessions_ != 0 || coroutines_ != 0) return;
   // Loop 0 carries the database side: it waits for the others, which may still have a post under way.
-  const bool first = this == shared_.loops.front().get();
-  if (first && shared_.running.load() > 1) return;
+  if (is_first() && shared_.running.load() > 1) return;
   context_.stop();
 }
 

@@ -32,6 +32,7 @@ struct server::shared {
   std::atomic<std::shared_ptr<const token_set>> tokens;
   std::atomic<std::shared_ptr<const tls_context>> tls;
   std::atomic<bool> draining{false};
+  std::atomic<bool> spread{false};  // all loops accept
   std::atomic<int> running{0};
   int listening_socket{-1};
   std::uint16_t bound_port{};
@@ -46,6 +47,9 @@ struct server::shared {
  * client socket that is ready is read and its requests are acted on → what the hub has for this shard is delivered → each
  * socket with something pending is written to once → closed connections are destroyed. Client sockets are not Asio's: an
  * own edge-triggered epoll set costs an idle connection nothing but its entry.
+ *
+ * Loop 0 carries the database side too, so its clients get an event without a wake-up of another thread: it takes the first
+ * `beside_reader` connections, and from then on all loops accept.
  */
 class loop {
 public:
@@ -90,9 +94,13 @@ public:
   /** Calls `visit` for every session of this loop. */
   void for_each(const std::function<void(session&)>& visit);
   std::size_t sessions() const { return sessions_; }
+  /** From now on this loop takes its share of the new connections. */
+  void accept_here();
   void begin_drain();
 
 private:
+  bool is_first() const { return this == shared_.loops.front().get(); }
+  void spread_if_many();
   void ring();
   void wait_for_sockets();
   void wait_for_bell();

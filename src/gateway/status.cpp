@@ -52,7 +52,7 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
     std::ranges::replace(name, '\x1f', ' ');  // a filtered feed: what it shows stands behind its table's channel
     channels.push_back({{"name", name}, {"listeners", count}, {"events", events}, {"last", last}});
   };
-  for (const auto& c : shared.hub.channels(listed_channels)) {
+  for (const auto& c : shared.hub.summary(listed_channels)) {
     const auto found = listeners.find(c.name);
     add(c.name, found == listeners.end() ? 0 : found->second, c.events, c.events == 0 ? json::value{} : json::value(bus::to_text(c.last)));
   }

@@ -324,6 +324,8 @@ struct connection::impl {
   asio::awaitable<result<>> wait_notifications(steady::duration within) {
     if (!pg) co_return closed();
     const auto deadline = from_now(within);
+    deliver();  // what came in one read with the end of the last command stands in libpq's buffer, and the socket will not tell
+    if (!pg) co_return closed();
     if (std::exchange(woken, false)) co_return result<>{};
     co_await wait_readable(deadline);
     if (!pg) co_return closed();

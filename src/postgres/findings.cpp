@@ -53,18 +53,28 @@ void server(const database_facts& f, report& out) {
             "create database NAME encoding 'UTF8' template template0");
 }
 
-void transport(const database_facts& f, report& out) {
-  if (f.wal_level == "logical")
-    out.ok("wal_level", "wal_level is logical");
-  else
-    out.add(severity::warning, "wal_level", fmt::format("wal_level is {}", f.wal_level),
-            "messages travel by NOTIFY (at most 7,999 bytes each, slow for transactions that write), and tables cannot be watched",
-            "alter system set wal_level = 'logical';  -- then restart PostgreSQL (RDS, Aurora: rds.logical_replication = 1; Cloud SQL: cloudsql.logical_decoding = on)");
+bool no_sender(const database_facts& f) { return f.used_wal_senders >= f.max_wal_senders || f.replication_error.contains("max_wal_senders"); }
+bool no_slot(const database_facts& f) { return f.used_replication_slots >= f.max_replication_slots; }
+
+/** One of the two resources of which each gateway needs one: replication slots, WAL senders. */
+void resource(const database_facts& f, std::string_view subject, std::string_view setting, std::string_view name, int most, bool used_up, std::string_view or_else,
+              report& out) {
+  const auto fix = fmt::format("alter system set {} = {};  -- then restart PostgreSQL{}", setting, most + 10, or_else);
+  if (most == 0)
+    out.add(severity::warning, std::string{subject}, fmt::format("{} is 0", setting), "messages travel by NOTIFY, and tables cannot be watched", fix);
+  else if (used_up && f.gateway_reads)
+    out.add(severity::note, std::string{subject}, fmt::format("all {} {} are in use, one of them by a gateway of this database", most, name), "a second gateway would need another", "");
+  else if (used_up)
+    out.add(severity::problem, std::string{subject}, fmt::format("all {} {} are in use", most, name), "each gateway needs one", fix);
+}
+
+void replication_session(const database_facts& f, report& out) {
   if (f.replication == replication::granted) {
     out.ok("replication", fmt::format("the role {} may replicate", f.role));
   } else if (f.replication == replication::unreachable) {
-    out.add(severity::problem, "replication", "no replication session could be made", fmt::format("the WAL is read through one; the attempt ended with: {}", f.replication_error),
-            "check --db-direct, max_wal_senders and max_connections, then try again");
+    if (no_sender(f)) return;  // told below, with the setting
+    out.add(f.gateway_reads ? severity::note : severity::problem, "replication", fmt::format("no replication session could be made: {}", f.replication_error),
+            "the WAL is read through one", "check --db-direct and the limits on connections, then try again");
   } else if (f.direct_pooled) {
     out.add(severity::problem, "replication", "the pooler refuses replication sessions", "the WAL and LISTEN need a session of their own on the server",
             "--db-direct 'postgresql://…' with the server's own address");
@@ -76,6 +86,21 @@ void transport(const database_facts& f, report& out) {
             "messages travel by NOTIFY, and tables cannot be watched",
             fmt::format("in pg_hba.conf: host {} {} ADDRESS scram-sha-256  -- then: select pg_reload_conf()", f.database, f.role));
   }
+}
+
+/** What decides how messages travel; choose_tier takes its reasons from here. */
+void transport(const database_facts& f, report& out) {
+  if (f.wal_level == "logical")
+    out.ok("wal_level", "wal_level is logical");
+  else
+    out.add(severity::warning, "wal_level", fmt::format("wal_level is {}", f.wal_level),
+            "messages travel by NOTIFY (at most 7,999 bytes each, slow for transactions that write), and tables cannot be watched",
+            "alter system set wal_level = 'logical';  -- then restart PostgreSQL (RDS, Aurora: rds.logical_replication = 1; Cloud SQL: cloudsql.logical_decoding = on)");
+  replication_session(f, out);
+  resource(f, "wal_senders", "max_wal_senders", "WAL senders", f.max_wal_senders, no_sender(f), "", out);
+  resource(f, "slots", "max_replication_slots", "replication slots", f.max_replication_slots, no_slot(f), "; or drop a slot nobody uses", out);
+  if (!no_slot(f))
+    out.ok("slots", fmt::format("{} of {} replication slots are free", f.max_replication_slots - f.used_replication_slots, f.max_replication_slots));
   if (f.direct_pooled && f.replication != replication::refused)
     out.add(severity::problem, "pooler", "the direct address goes through a pooler", "LISTEN and replication need a session of their own on the server",
             "--db-direct 'postgresql://…' with the server's own address");
@@ -84,18 +109,9 @@ void transport(const database_facts& f, report& out) {
 }
 
 void limits(const database_facts& f, report& out) {
-  const int slots = f.max_replication_slots - f.used_replication_slots;
-  if (slots < 1)
-    out.add(severity::problem, "slots", fmt::format("all {} replication slots are in use", f.max_replication_slots), "each gateway needs one",
-            fmt::format("alter system set max_replication_slots = {};  -- then restart PostgreSQL; or drop a slot nobody uses", f.max_replication_slots + 10));
-  else
-    out.ok("slots", fmt::format("{} of {} replication slots are free", slots, f.max_replication_slots));
-  if (f.max_wal_senders - f.used_wal_senders < 1)
-    out.add(severity::problem, "wal_senders", fmt::format("all {} WAL senders are in use", f.max_wal_senders), "each gateway needs one",
-            fmt::format("alter system set max_wal_senders = {};  -- then restart PostgreSQL", f.max_wal_senders + 10));
   if (f.wal_level == "logical" && f.max_slot_wal_keep_bytes < 0)
     out.add(severity::warning, "slot_wal", "a slot may keep WAL without bound (max_slot_wal_keep_size = -1)",
-            "a reader that hangs, of whatever program, can fill the server's disk; Postbus's own slots are temporary and end with their gateway",
+            "a reader that hangs, of whatever program, can fill the server's disk; Postbus therefore takes a temporary slot, and listeners cannot resume across its restarts",
             "alter system set max_slot_wal_keep_size = '4GB'; select pg_reload_conf();");
   if (f.synchronous_commit == "off")
     out.add(severity::note, "synchronous_commit", "synchronous_commit is off",
@@ -199,12 +215,14 @@ tier choose_tier(const database_facts& facts) {
     return tier{chosen, {}, {}, certain};
   };
   if (facts.wal_level != "logical") return because("wal_level", tier::kind::notify, true);
-  switch (facts.replication) {
-    case replication::granted: return {};
-    case replication::refused: return because("replication", tier::kind::notify, true);
-    case replication::unreachable: break;
-  }
-  return because("replication", facts.transport == "notify" ? tier::kind::notify : tier::kind::wal, false);
+  if (facts.replication == replication::refused) return because("replication", tier::kind::notify, true);
+  if (facts.max_wal_senders == 0) return because("wal_senders", tier::kind::notify, true);
+  if (facts.max_replication_slots == 0) return because("slots", tier::kind::notify, true);
+  if (facts.gateway_reads) return {};
+  const auto so_far = facts.transport == "notify" ? tier::kind::notify : tier::kind::wal;
+  if (facts.replication == replication::unreachable) return because(no_sender(facts) ? "wal_senders" : "replication", so_far, false);
+  if (no_slot(facts)) return because("slots", so_far, false);
+  return {};
 }
 
 std::vector<finding> examine(const database_facts& facts, int wanted_schema) {

@@ -247,10 +247,33 @@ result<change> decode(std::string_view payload) {
       if (!in.complete()) return broken("bad origin message");
       return change{made};
     }
-    case 'S':
+    case 'S': {
+      stream_start made;
+      made.xid = in.big<std::uint32_t>();
+      made.first = in.big<std::uint8_t>() != 0;
+      if (!in.complete()) return broken("bad stream start message");
+      return change{made};
+    }
     case 'E':
-    case 'c':
-    case 'A': return broken("a streamed transaction, which was not asked for");
+      if (!in.complete()) return broken("bad stream stop message");
+      return change{stream_stop{}};
+    case 'c': {
+      stream_commit made;
+      made.xid = in.big<std::uint32_t>();
+      in.big<std::uint8_t>();  // flags, unused
+      made.at.commit_lsn = in.big<std::uint64_t>();
+      made.at.end_lsn = in.big<std::uint64_t>();
+      made.at.commit_time = in.time();
+      if (!in.complete()) return broken("bad stream commit message");
+      return change{made};
+    }
+    case 'A': {
+      stream_abort made;
+      made.xid = in.big<std::uint32_t>();
+      made.subxid = in.big<std::uint32_t>();
+      if (!in.complete()) return broken("bad stream abort message");
+      return change{made};
+    }
     case 'b':
     case 'P':
     case 'K':
@@ -258,6 +281,21 @@ result<change> decode(std::string_view payload) {
     case 'p': return broken("a two-phase transaction message, which was not asked for");
     default: return broken("unknown kind of message");
   }
+}
+
+result<std::optional<streamed_message>> decode_streamed(std::string_view payload) {
+  checked in{payload};
+  streamed_message made;
+  made.tag = in.big<char>();
+  if (in.ok() && made.tag == 'E') {
+    if (!in.complete()) return broken("bad stream stop message");
+    return std::optional<streamed_message>{};
+  }
+  if (!std::string_view{"RYIUDTM"}.contains(made.tag)) return broken("a message that cannot stand within a streamed block");
+  made.xid = in.big<std::uint32_t>();
+  made.body = in.rest();
+  if (!in.ok()) return broken("short message within a streamed block");
+  return std::optional{made};
 }
 
 }  // namespace postbus::postgres::pgoutput

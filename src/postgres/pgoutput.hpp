@@ -9,7 +9,7 @@
 #include "base/result.hpp"
 
 /**
- * The frames of a logical replication stream and the messages of the output plugin pgoutput, protocol version 1.
+ * The frames of a logical replication stream and the messages of the output plugin pgoutput, protocol versions 1 and 2.
  *
  * I/O-free and zero-copy: every view points into the bytes given, and is valid as long as they are. All lengths are
  * untrusted: a message that is short, too long or inconsistent is errc::protocol and never a read outside its bytes.
@@ -155,13 +155,43 @@ struct truncate {
   oid_reader relations() const { return oid_reader{oid_bytes}; }
 };
 
-using change = std::variant<begin, commit, message, insert, update, delete_, relation, truncate, type, origin>;
+// Version 2: a large transaction is streamed while it runs, in blocks from stream_start to stream_stop, between which its
+// messages carry the id of their (sub)transaction; blocks of several transactions take turns.
+struct stream_start {
+  std::uint32_t xid{};
+  bool first{};  ///< of this transaction's blocks
+};
+struct stream_stop {};
+struct stream_commit {
+  std::uint32_t xid{};
+  commit at;
+};
+/** The transaction was rolled back, or (xid != subxid) one of its subtransactions. */
+struct stream_abort {
+  std::uint32_t xid{};
+  std::uint32_t subxid{};
+};
+
+using change = std::variant<begin, commit, message, insert, update, delete_, relation, truncate, type, origin, stream_start,
+                            stream_stop, stream_commit, stream_abort>;
 
 /**
- * Decodes one message of protocol version 1. The frames of streamed and of two-phase transactions, which only later
- * versions send and we do not ask for, are refused by name.
+ * Decodes one message that does not stand within a streamed block. The frames of two-phase transactions, which we do not
+ * ask for, are refused by name.
  */
 result<change> decode(std::string_view payload);
 result<change> decode(std::string&& dies_before_the_change) = delete;
+
+/** Whether a message outside of a block is about streamed transactions: stream_start, stream_stop, stream_commit, stream_abort. */
+inline bool is_streamed(std::string_view payload) { return !payload.empty() && std::string_view{"SEcA"}.contains(payload.front()); }
+
+/** A message within a streamed block: of `xid`, and, put together again, what decode() takes: `tag`, then `body`. */
+struct streamed_message {
+  std::uint32_t xid{};
+  char tag{};
+  std::string_view body;
+};
+/** nullopt: the block ends here. The body is not looked into. */
+result<std::optional<streamed_message>> decode_streamed(std::string_view payload);
 
 }  // namespace postbus::postgres::pgoutput

@@ -2,6 +2,7 @@
 // mean is decided in findings.cpp, without a database.
 #include "postgres/probe.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
@@ -115,6 +116,10 @@ asio::awaitable<result<>> read_schema_facts(connection& session, database_facts&
   facts.publication_exists = row.flag("publication_exists");
   facts.publication_all_tables = row.flag("publication_all_tables");
   facts.publication_intact = row.flag("publication_intact");
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> read_watched(connection& session, database_facts& facts, steady::duration deadline) {
   auto watched = co_await ask(session, "statements/probe/watched.sql", deadline);
   if (!watched) {
     const auto why = watched.error();
@@ -131,9 +136,34 @@ asio::awaitable<result<>> read_schema_facts(connection& session, database_facts&
   co_return result<>{};
 }
 
+/** What stands before the attempt: the server, its slots, the transport in use. */
+asio::awaitable<result<>> look_at_transport(connection& session, database_facts& facts, steady::duration deadline) {
+  auto answer = co_await ask(session, "statements/probe/facts.sql", deadline);
+  if (!answer) co_return answer.error();
+  const auto read = read_facts(*answer, session.backend_pid(), facts);
+  if (!read) co_return read.error();
+  auto slots = co_await ask(session, "statements/probe/slots.sql", deadline);
+  if (!slots) co_return slots.error();
+  read_slots(*slots, facts);
+  if (!read->schema) co_return result<>{};
+  co_return co_await read_schema_facts(session, facts, deadline);
+}
+
+/** Whether `direct`, another address than --db's, goes through a pooler. */
+asio::awaitable<result<>> look_for_pooler(std::string direct, database_facts& facts, steady::duration deadline) {
+  auto session = co_await connection::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
+  if (!session) co_return error{session.error().code, "--db-direct: " + session.error().text, session.error().detail};
+  auto pid = co_await ask(*session, "statements/probe/backend_pid.sql", deadline);
+  if (!pid) co_return pid.error();
+  int backend = 0;
+  row_reader{*pid, 0}.number("backend_pid", backend);
+  facts.direct_pooled = backend != session->backend_pid();
+  co_return result<>{};
+}
+
 /** Tries what the reader will do. */
 asio::awaitable<void> try_replication(std::string direct, database_facts& facts, steady::duration deadline) {
-  auto stream = co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .slot = "postbus_probe", .deadline = deadline});
+  auto stream = co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
   if (stream) co_return;
   const auto why = stream.error();
   const auto state = sqlstate(why);
@@ -145,38 +175,41 @@ asio::awaitable<void> try_replication(std::string direct, database_facts& facts,
 
 }  // namespace
 
+asio::awaitable<result<database_facts>> probe_transport(connection& session, std::string db, std::string direct, steady::duration deadline) {
+  database_facts facts;
+  auto looked = co_await look_at_transport(session, facts, deadline);
+  if (!looked) co_return looked.error();
+  co_await try_replication(direct, facts, deadline);
+  facts.direct_pooled = facts.pooled;
+  if (facts.replication != database_facts::replication_answer::granted && direct != db) {
+    auto second = co_await look_for_pooler(std::move(direct), facts, deadline);
+    if (!second) co_return second.error();
+  }
+  co_return facts;
+}
+
 asio::awaitable<result<database_facts>> probe(std::string db, std::string direct, steady::duration deadline) {
   database_facts facts;
   auto session = co_await connection::open({.conninfo = db, .application_name = "postbus probe", .deadline = deadline});
   if (!session) co_return session.error();
-  auto answer = co_await ask(*session, "statements/probe/facts.sql", deadline);
-  if (!answer) co_return answer.error();
-  const auto read = read_facts(*answer, session->backend_pid(), facts);
-  if (!read) co_return read.error();
-  auto slots = co_await ask(*session, "statements/probe/slots.sql", deadline);
-  if (!slots) co_return slots.error();
-  read_slots(*slots, facts);
+  auto looked = co_await look_at_transport(*session, facts, deadline);
+  if (!looked) co_return looked.error();
   auto prepared = co_await ask(*session, "statements/probe/prepared.sql", deadline);
   if (!prepared) co_return prepared.error();
   auto writers = co_await ask(*session, "statements/probe/writers.sql", deadline);
   if (!writers) co_return writers.error();
   read_waits(*prepared, *writers, facts);
-  if (read->schema) {
-    auto schema = co_await read_schema_facts(*session, facts, deadline);
-    if (!schema) co_return schema.error();
+  facts.gateway_reads = std::ranges::any_of(facts.logical_slots, [](const auto& one) { return one.ours && one.active && one.name.starts_with("postbus_"); });
+  if (facts.schema_version != 0) {
+    auto watched = co_await read_watched(*session, facts, deadline);
+    if (!watched) co_return watched.error();
   }
   session->close();
 
   facts.direct_pooled = facts.pooled;
   if (direct != db) {
-    auto second = co_await connection::open({.conninfo = direct, .application_name = "postbus probe", .deadline = deadline});
+    auto second = co_await look_for_pooler(direct, facts, deadline);
     if (!second) co_return second.error();
-    auto pid = co_await second->query("select pg_backend_pid()", {}, deadline);
-    if (!pid) co_return pid.error();
-    int backend = 0;
-    const auto text = pid->text(0, 0);
-    std::from_chars(text.data(), text.data() + text.size(), backend);
-    facts.direct_pooled = backend != second->backend_pid();
   }
   co_await try_replication(std::move(direct), facts, deadline);
   co_return facts;

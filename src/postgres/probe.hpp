@@ -13,6 +13,7 @@
 namespace postbus::postgres {
 
 namespace asio = boost::asio;
+class connection;
 
 /** What a database offers, as one look found it. Numbers that the role may not see are absent. */
 struct database_facts {
@@ -29,7 +30,7 @@ struct database_facts {
   bool replication_attribute{};
   /** Whether a replication session was granted: tried, not guessed, since pg_hba.conf, providers and poolers have a say. */
   enum class replication_answer { granted, refused, unreachable } replication{replication_answer::granted};
-  std::string replication_error;  ///< the server's words
+  std::string replication_error;  ///< the server's words, behind their SQLSTATE in brackets where there is one
 
   bool pooled{};         ///< the session of --db goes through a pooler
   bool direct_pooled{};  ///< the session of --db-direct does
@@ -48,6 +49,8 @@ struct database_facts {
     std::int64_t retained_bytes{};
   };
   std::vector<slot> logical_slots;
+  /** A gateway has a slot of this database in use: what is used up is not missing. A gateway that starts does not ask. */
+  bool gateway_reads{};
 
   struct prepared {
     std::string id;
@@ -81,12 +84,19 @@ struct database_facts {
 /** Looks at the database with plain queries over `db` and one attempt at a replication session over `direct`. Changes nothing. */
 asio::awaitable<result<database_facts>> probe(std::string db, std::string direct, steady::duration deadline);
 
+/**
+ * The part of it that choose_tier needs, over an open session of `db`, for a program that starts: a few short statements
+ * and the attempt, which may take up to `deadline` each. The other facts keep their defaults.
+ */
+asio::awaitable<result<database_facts>> probe_transport(connection& session, std::string db, std::string direct, steady::duration deadline);
+
 /** How messages travel on a database. */
 struct tier {
   enum class kind { wal, notify } transport{kind::wal};
   std::string reason;  ///< why not the WAL; "" when it is
   std::string fix;     ///< SQL or a command; "" when nothing is to be done
-  bool certain{true};  ///< false: the replication session could not be tried now; `transport` is what the database used so far
+  /** False where the trouble may pass by itself (no answer, every slot or WAL sender in use): `transport` is what the database used so far. */
+  bool certain{true};
 };
 std::string_view name(tier::kind transport);
 

@@ -7,6 +7,8 @@
 // The values of rows come as text, and text depends on settings: they are fixed here for the session.
 #include "postgres/replication_stream.hpp"
 
+#include <fmt/format.h>
+
 #include <charconv>
 
 #include "base/bytes.hpp"
@@ -19,9 +21,9 @@ constexpr std::string_view session_settings =
     "-c wal_sender_timeout=10s -c client_encoding=UTF8 -c statement_timeout=0 -c lock_timeout=0 "
     "-c idle_in_transaction_session_timeout=0";
 
-std::string status_update(std::uint64_t lsn, bool reply_now) {
+std::string status_update(std::uint64_t applied, std::uint64_t acknowledged, bool reply_now) {
   std::string bytes{"r"};
-  for (int i = 0; i < 3; ++i) append_big(bytes, lsn);  // written, flushed, applied
+  for (const auto lsn : {applied, acknowledged, applied}) append_big(bytes, lsn);  // written, flushed, applied
   append_big(bytes, now_micros() - postgres_epoch_micros);
   bytes += reply_now ? '\1' : '\0';
   return bytes;
@@ -51,7 +53,7 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   connecting.conninfo = options.conninfo;
   connecting.application_name = options.application_name;
   connecting.replication = true;
-  connecting.session_options = session_settings;
+  connecting.session_options = fmt::format("{} -c logical_decoding_work_mem={}kB", session_settings, options.decoding_kib);
   connecting.deadline = options.deadline;
   auto session = co_await connection::open(std::move(connecting));
   if (!session) co_return session.error();
@@ -67,20 +69,25 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   co_return made;
 }
 
-asio::awaitable<result<>> replication_stream::create_slot() {
+void replication_stream::use_slot(std::string name, std::uint64_t lsn) {
+  slot_ = std::move(name);
+  start_lsn_ = applied_ = acknowledged_ = lsn;
+}
+
+asio::awaitable<result<>> replication_stream::create_slot(std::string name, lifetime l) {
   const auto no_snapshot = session_.server_version() >= 150000 ? " (SNAPSHOT 'nothing')" : " NOEXPORT_SNAPSHOT";
-  const auto command = "CREATE_REPLICATION_SLOT " + quote_identifier(options_.slot) + " TEMPORARY LOGICAL pgoutput" + no_snapshot;
+  const auto command = "CREATE_REPLICATION_SLOT " + quote_identifier(name) + (l == lifetime::permanent ? "" : " TEMPORARY") + " LOGICAL pgoutput" + no_snapshot;
   auto made = co_await session_.execute(command, options_.slot_deadline);
   if (!made) co_return made.error();
   const auto point = made->size() == 1 && made->columns() >= 2 ? parse_lsn(made->text(0, 1)) : std::nullopt;
   if (!point) co_return broken_answer("CREATE_REPLICATION_SLOT");
-  start_lsn_ = applied_ = *point;
+  use_slot(std::move(name), *point);
   co_return result<>{};
 }
 
 asio::awaitable<result<>> replication_stream::start() {
-  const auto command = "START_REPLICATION SLOT " + quote_identifier(options_.slot) + " LOGICAL 0/0 (proto_version '1', publication_names " +
-                       quote_literal(quote_identifier(options_.publication)) + ", messages 'true')";
+  const auto command = fmt::format("START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming 'on', publication_names {}, messages 'true')",
+                                   quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, quote_literal(quote_identifier(options_.publication)));
   auto started = co_await session_.execute(command, options_.deadline);
   if (!started) co_return started.error();
   pulse_ = stream_pulse{steady::now(), options_.pulse};
@@ -101,7 +108,7 @@ asio::awaitable<result<>> replication_stream::speak(stream_pulse::action what) {
   if (what == stream_pulse::action::none) co_return result<>{};
   if (what == stream_pulse::action::give_up)
     co_return error{errc::timed_out, "the database stopped answering on the replication session; it will be made anew"};
-  const auto bytes = status_update(applied_, what == stream_pulse::action::question);
+  const auto bytes = status_update(applied_, acknowledged_, what == stream_pulse::action::question);
   co_return co_await session_.put_copy_data(bytes, options_.pulse.answer_within);
 }
 

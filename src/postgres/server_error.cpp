@@ -17,6 +17,11 @@ std::string safe_text(const server_message& m) {
   if (s == "3F000" || s == "42883" || s == "42P01" || s == "42703")
     return "the database lacks the postbus schema, or has another version of it: run postbus setup";
   if (s == "25006") return "the database is read-only; a hot standby always is: use the primary's address";
+  // A setting's name is not translated, the words around it are.
+  if (s == "53300" && m.primary.contains("max_wal_senders"))
+    return "all WAL senders of the server are in use: raise max_wal_senders (postbus doctor prints the command)";
+  if (s == "53400" && m.hint.contains("max_replication_slots"))
+    return "all replication slots of the server are in use: raise max_replication_slots or drop a slot nobody uses (postbus doctor prints the commands)";
   if (s == "53300") return "the database has no free connection slot: raise max_connections or close other sessions";
   if (s == "53100") return "the database's disk is full";
   if (s.starts_with("28")) return "the database refused the login: check user, password and pg_hba.conf";

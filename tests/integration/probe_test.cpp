@@ -13,7 +13,9 @@
 #include "postgres/child_process.hpp"
 #include "postgres/data_folder.hpp"
 #include "postgres/migrations.hpp"
+#include "postgres/replication_stream.hpp"
 #include "support/cluster.hpp"
+#include "support/coroutine.hpp"
 
 namespace postbus {
 namespace {
@@ -87,6 +89,29 @@ TEST(probe, falls_back_to_notify_for_a_role_that_may_not_replicate) {
   db.psql("revoke postbus_poster from probe_plain");
   EXPECT_THAT(subjects(look(as, as)), testing::HasSubstr("schema"));
   db.psql("drop owned by probe_plain; drop role probe_plain");
+}
+
+TEST(probe, names_the_setting_where_every_wal_sender_or_slot_is_in_use) {
+  cluster scarce{{{"max_wal_senders", "1"}, {"max_replication_slots", "1"}}};
+  const database db{scarce};
+  EXPECT_EQ(postgres::choose_tier(look(db.url(), db.url())).transport, tier::kind::wal);
+  db.psql("select from pg_create_physical_replication_slot('theirs')");
+  auto chosen = postgres::choose_tier(look(db.url(), db.url()));
+  EXPECT_FALSE(chosen.certain);
+  EXPECT_EQ(chosen.reason, "all 1 replication slots are in use");
+  EXPECT_THAT(chosen.fix, testing::HasSubstr("max_replication_slots = 11"));
+  db.psql("select pg_drop_replication_slot('theirs')");
+  boost::asio::io_context loop;
+  std::optional<postgres::replication_stream> holder;
+  testing_support::run(loop, [](const std::string url, auto& into) -> boost::asio::awaitable<void> {
+    auto opened = co_await postgres::replication_stream::open({.conninfo = url});
+    if (opened) into.emplace(std::move(*opened));
+  }(db.url(), holder));
+  ASSERT_TRUE(holder);
+  chosen = postgres::choose_tier(look(db.url(), db.url()));
+  EXPECT_FALSE(chosen.certain);
+  EXPECT_EQ(chosen.reason, "all 1 WAL senders are in use");
+  EXPECT_THAT(chosen.fix, testing::HasSubstr("max_wal_senders = 11"));
 }
 
 TEST(probe, sees_what_was_broken_since) {

@@ -98,7 +98,7 @@ TEST(reader, names_who_keeps_its_slot_waiting) {
   std::this_thread::sleep_for(1100ms);  // who has written for less than a second is not named
   boost::asio::co_spawn(rig.loop, rig.reader->run(), boost::asio::detached);
   rig.wait([&] { return rig.reader->status().problem.find("forgetful, idle in transaction") != std::string::npos; });
-  EXPECT_EQ(rig.reader->status().state, reader_state::waiting_for_writers);
+  EXPECT_EQ(rig.reader->status().state, reader_state::waiting_for_slot);
   writer.psql("commit");
   rig.wait([&] { return rig.reader->status().ready(); });
   EXPECT_EQ(rig.reader->status().problem, "");

@@ -152,6 +152,91 @@ TEST_F(assembling, a_stream_that_ends_takes_its_open_transaction_along) {
   EXPECT_EQ(batch->events()[0]->payload, "anew");
 }
 
+TEST_F(assembling, an_index_is_the_ordinal_of_its_change_whether_or_not_others_made_events) {
+  feed(wire::begin(0x270, noon, 741));
+  feed(wire::relation(1, "public", "unwatched", {{"id", 23, true}}));
+  feed(wire::insert(1, {"1"}));
+  feed(wire::message("other:prefix", ""));
+  feed(wire::message("postbus:t:a", "third"));
+  feed(wire::message("postbus:t:a", "no change of this transaction", false));
+  feed(wire::truncate({1, 2}));
+  feed(wire::message("postbus:t:a", "sixth"));
+  feed(wire::commit(0x270, 0x300, noon));
+  const auto batch = assembler_.committed();
+  ASSERT_EQ(batch->events().size(), 2u);
+  EXPECT_EQ(batch->events()[0]->at, (position{7, 0x300, 2}));
+  EXPECT_EQ(batch->events()[1]->at, (position{7, 0x300, 5}));
+}
+
+TEST_F(assembling, hands_a_streamed_transaction_out_in_pieces_that_have_their_positions) {
+  const std::string large(60'000, 'x');
+  const postgres::pgoutput::commit end{.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon};
+  transaction(0x200, {"before"});
+  ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
+  std::vector<position> given;
+  const auto take_out = [&] {
+    if (const auto batch = assembler_.committed())
+      for (const auto* e : batch->events()) given.push_back(e->at);
+  };
+  for (int i = 0; i < 10; ++i)
+    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) take_out();
+  EXPECT_GT(given.size(), 5u) << "beyond the bound of an ordinary transaction, before its end";
+  EXPECT_EQ(assembler_.applied().lsn, 0x200u);
+  EXPECT_EQ(assembler_.resume_lsn(), 0x200u);
+  EXPECT_EQ(assembler_.take(wire::data(wire::commit(0x270, 0x300, noon))).error().code, errc::protocol);
+  ASSERT_TRUE(assembler_.end_streamed());
+  take_out();
+  ASSERT_EQ(given.size(), 11u);
+  for (std::uint32_t i = 0; i < 10; ++i) EXPECT_EQ(given[i + 1], (position{7, 0x300, i}));
+  EXPECT_EQ(assembler_.resume_lsn(), 0x300u);
+}
+
+TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
+  const std::string large(60'000, 'x');
+  const postgres::pgoutput::commit end{.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon};
+  ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
+  std::size_t given = 0;
+  for (int i = 0; i < 4; ++i)
+    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) given += assembler_.committed()->events().size();
+  ASSERT_GT(given, 0u);
+  ASSERT_LT(given, 5u);
+  assembler_.stop();  // the connection broke
+  while (assembler_.committed()) {
+  }
+  assembler_.start(7, 0x100, 741, 150020);
+  ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
+  std::vector<std::uint32_t> again;
+  const auto take_out = [&] {
+    if (const auto batch = assembler_.committed())
+      for (const auto* e : batch->events()) again.push_back(e->at.index);
+  };
+  for (int i = 0; i < 5; ++i)
+    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) take_out();
+  ASSERT_TRUE(assembler_.end_streamed());
+  take_out();
+  ASSERT_EQ(again.size(), 5 - given);
+  EXPECT_EQ(again.front(), given);
+  EXPECT_EQ(again.back(), 4u);
+}
+
+TEST_F(assembling, a_streamed_transaction_that_was_not_kept_is_a_loss) {
+  transaction(0x200, {"before"});
+  EXPECT_EQ(assembler_.lose_streamed(999, {.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon}).value(), want::announce);
+  EXPECT_EQ(assembler_.lost().from, (position{7, 0x200, position::end_of_commit}));
+  EXPECT_EQ(assembler_.lost().to, (position{7, 0x300, position::end_of_commit}));
+}
+
+TEST_F(assembling, says_where_a_stream_must_start_again) {
+  EXPECT_EQ(assembler_.resume_lsn(), 0x100u);
+  ASSERT_TRUE(assembler_.take(wire::alive(0x4000)));
+  EXPECT_EQ(assembler_.resume_lsn(), 0x4000u) << "not behind a page's header: a commit may begin before that";
+  feed(wire::begin(0x5000, noon, 741));
+  ASSERT_TRUE(assembler_.take(wire::alive(0x9000)));
+  EXPECT_EQ(assembler_.resume_lsn(), 0x4000u);
+  feed(wire::commit(0x5000, 0x5030, noon));
+  EXPECT_EQ(assembler_.resume_lsn(), 0x5030u);
+}
+
 TEST(assembler_rows, keep_what_events_were_made_from_when_an_open_transaction_moves_on) {
   struct keeper : row_handler {
     void started(int) override {}

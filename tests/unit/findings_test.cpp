@@ -51,6 +51,11 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"replication", severity::warning, "host shop app ADDRESS", [](auto& f) { f.replication = answer::refused; }},
       {"replication", severity::problem, "--db-direct", [](auto& f) { f.replication = answer::refused, f.direct_pooled = true; }},
       {"replication", severity::problem, "try again", [](auto& f) { f.replication = answer::unreachable; }},
+      {"wal_senders", severity::problem, "max_wal_senders = 20", [](auto& f) { f.replication = answer::unreachable, f.replication_error = "[53300] … exceeds max_wal_senders (currently 10)"; }},
+      {"wal_senders", severity::warning, "max_wal_senders = 10", [](auto& f) { f.max_wal_senders = 0; }},
+      {"wal_senders", severity::note, "", [](auto& f) { f.used_wal_senders = 10, f.gateway_reads = true; }},
+      {"slots", severity::warning, "max_replication_slots = 10", [](auto& f) { f.max_replication_slots = 0; }},
+      {"slots", severity::note, "", [](auto& f) { f.used_replication_slots = 10, f.gateway_reads = true; }},
       {"pooler", severity::problem, "--db-direct", [](auto& f) { f.pooled = f.direct_pooled = true; }},
       {"pooler", severity::note, "", [](auto& f) { f.pooled = true; }},
       {"slots", severity::problem, "max_replication_slots = 20", [](auto& f) { f.used_replication_slots = 10; }},
@@ -108,6 +113,43 @@ TEST(tier, is_notify_where_the_wal_cannot_be_read_and_says_why) {
   facts.replication_attribute = false;
   EXPECT_EQ(choose_tier(facts).transport, tier::kind::notify);
   EXPECT_THAT(choose_tier(facts).fix, testing::HasSubstr("alter role \"app\" replication"));
+}
+
+TEST(tier, is_notify_where_the_server_is_set_to_have_no_slot_or_sender) {
+  auto facts = sound();
+  facts.max_replication_slots = 0;
+  EXPECT_EQ(choose_tier(facts).transport, tier::kind::notify);
+  EXPECT_TRUE(choose_tier(facts).certain);
+  EXPECT_EQ(choose_tier(facts).reason, "max_replication_slots is 0");
+  facts = sound();
+  facts.max_wal_senders = 0;
+  facts.replication = answer::unreachable;
+  EXPECT_EQ(choose_tier(facts).transport, tier::kind::notify);
+  EXPECT_TRUE(choose_tier(facts).certain);
+  EXPECT_THAT(choose_tier(facts).fix, testing::HasSubstr("max_wal_senders = 10"));
+}
+
+TEST(tier, is_in_doubt_while_every_slot_or_sender_is_in_use) {
+  const std::function<void(database_facts&)> faults[] = {
+      [](auto& f) { f.used_replication_slots = 10; },
+      [](auto& f) { f.used_wal_senders = 10, f.replication = answer::unreachable; },
+      [](auto& f) { f.replication = answer::unreachable; },
+  };
+  for (const auto& spoil : faults)
+    for (const auto* const so_far : {"wal", "notify"}) {
+      auto facts = sound();
+      facts.transport = so_far;
+      spoil(facts);
+      const auto chosen = choose_tier(facts);
+      EXPECT_FALSE(chosen.certain);
+      EXPECT_EQ(name(chosen.transport), so_far);
+      EXPECT_FALSE(chosen.reason.empty() || chosen.fix.empty());
+      // Where a gateway reads already, what it uses itself is not missing.
+      facts.gateway_reads = true;
+      EXPECT_EQ(choose_tier(facts).transport, tier::kind::wal);
+      EXPECT_EQ(choose_tier(facts).reason, "");
+      for (const auto& one : examine(facts, 3)) EXPECT_LT(one.level, severity::problem) << one.subject;
+    }
 }
 
 TEST(tier, stays_what_it_was_while_the_answer_is_not_known) {

@@ -145,7 +145,7 @@ TEST_F(bus_fixture, resume_replays_what_came_after_the_position_and_then_goes_on
 }
 
 TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_answered_with_silence) {
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "gap ") << "before the gateway's own start";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "reset ") << "before all that this process knows";
   EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "");
   EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0}, 10)), "reset ");
   post("a", "old", 101);
@@ -154,6 +154,21 @@ TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_a
   EXPECT_TRUE(texts(hub_.history("b", position{epoch, 500, 0}, 10)).starts_with("gap "));
   EXPECT_EQ(texts(hub_.history("b", position{epoch, 999, 0}, 10)), "");
   EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0}, 10)), "");
+}
+
+TEST_F(bus_fixture, a_gap_of_plain_notify_concerns_only_channels_that_it_reaches) {
+  const std::string long_name(64, 'x');
+  reader plain, feed, long_one;
+  shard_.subscribe(plain, 0, "a", from_now{});
+  shard_.subscribe(feed, 0, "table:public.t", from_now{});
+  shard_.subscribe(long_one, 0, long_name, from_now{});
+  hub_.announce_gap({epoch, 100, 0}, {epoch, 101, 0}, "notify", channels::plain);
+  turn();
+  EXPECT_NE(plain.got, "");
+  EXPECT_EQ(feed.got, "");
+  EXPECT_EQ(long_one.got, "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ");
+  EXPECT_EQ(texts(hub_.history("table:public.t", position{epoch, 100, 0}, 10)), "");
 }
 
 TEST_F(bus_fixture, a_quiet_channel_with_a_listener_is_resumed_without_a_false_gap) {

@@ -23,5 +23,14 @@ TEST(failed_login, has_no_sqlstate_where_nothing_answered) {
   }
 }
 
+TEST(server_error, names_the_setting_that_is_used_up) {
+  const auto senders = from_failed_login("connection to server at \"h\", port 5432 failed: FATAL:  53300: number of requested standby connections exceeds max_wal_senders (currently 1)\nLOCATION:  InitProcess, proc.c:352\n");
+  EXPECT_NE(senders.text.find("raise max_wal_senders"), std::string::npos) << senders.text;
+  const auto slots = from_server({"ERROR", "53400", "all replication slots are in use", {}, "Free one or increase max_replication_slots."});
+  EXPECT_NE(slots.text.find("raise max_replication_slots"), std::string::npos) << slots.text;
+  const auto sessions = from_failed_login("connection to server at \"h\", port 5432 failed: FATAL:  53300: sorry, too many clients already\n");
+  EXPECT_NE(sessions.text.find("raise max_connections"), std::string::npos) << sessions.text;
+}
+
 }  // namespace
 }  // namespace postbus::postgres

@@ -1,6 +1,6 @@
 // A private PostgreSQL for one test file: own folder, own port, gone at the end. PostgreSQL refuses root: as root it runs
 // as the user postgres.
-import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -35,8 +35,11 @@ function serverUser() {
 export class Cluster {
   #databases = 0;
 
-  static async start(settings = {}) {
+  /** `namespace`: the server runs in it and listens there; the test's own statements go by the socket in the file system. */
+  static async start(settings = {}, { namespace } = {}) {
     const cluster = new Cluster();
+    cluster.namespace = namespace;
+    cluster.host = namespace?.address ?? '127.0.0.1';
     cluster.folder = mkdtempSync('/tmp/postbus-e2e-pg-');
     cluster.user = serverUser();
     if (cluster.user.uid !== undefined) chownSync(cluster.folder, cluster.user.uid, cluster.user.gid);
@@ -45,17 +48,19 @@ export class Cluster {
     run(join(binaries(), 'initdb'), ['-D', cluster.data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'],
       { ...cluster.user, cwd: '/' });
     const all = {
-      listen_addresses: "'127.0.0.1'", port: cluster.port, unix_socket_directories: `'${cluster.folder}'`, wal_level: 'logical',
+      listen_addresses: `'${cluster.host}'`, port: cluster.port, unix_socket_directories: `'${cluster.folder}'`, wal_level: 'logical',
       fsync: 'off', max_slot_wal_keep_size: '256MB', log_min_messages: 'fatal', shared_buffers: '32MB', ...settings,
     };
     const text = Object.entries(all).map(([name, value]) => `${name} = ${value}\n`).join('');
     writeFileSync(join(cluster.data, 'postgresql.auto.conf'), text);
+    if (namespace) appendFileSync(join(cluster.data, 'pg_hba.conf'), 'host all all samenet trust\n');
     await cluster.up();
     return cluster;
   }
 
   async up() {
-    this.server = new Program(join(binaries(), 'postgres'), ['-D', this.data], { ...this.user, cwd: '/' });
+    const command = [...(this.namespace?.wrap(this.user) ?? []), join(binaries(), 'postgres'), '-D', this.data];
+    this.server = new Program(command[0], command.slice(1), { ...(this.namespace ? {} : this.user), cwd: '/' });
     await until('PostgreSQL accepts sessions', async () => {
       if (this.server.over) throw new Error(this.server.lines.join('\n'));
       await this.sql('postgres', 'select 1');
@@ -74,7 +79,12 @@ export class Cluster {
   }
 
   url(database, user = 'postgres') {
-    return `postgresql://${user}@127.0.0.1:${this.port}/${database}`;
+    return `postgresql://${user}@${this.host}:${this.port}/${database}`;
+  }
+
+  /** Where the test's own sessions go: past what lies between a gateway and the server. */
+  #near(database) {
+    return this.namespace ? `postgresql://postgres@/${database}?host=${this.folder}&port=${this.port}` : this.url(database);
   }
 
   /** A fresh database; its name. */
@@ -86,7 +96,7 @@ export class Cluster {
 
   /** Runs statements as the superuser in a session of their own; the rows of the last one. */
   async sql(database, text, values) {
-    const client = new pg.Client({ connectionString: this.url(database) });
+    const client = new pg.Client({ connectionString: this.#near(database) });
     client.on('error', () => {});
     await client.connect();
     try {
@@ -99,6 +109,6 @@ export class Cluster {
 
   /** What `psql -At` prints. */
   psql(database, text, ...more) {
-    return run('psql', ['-X', '-At', '-v', 'ON_ERROR_STOP=1', ...more, '-c', text, this.url(database)]).trimEnd();
+    return run('psql', ['-X', '-At', '-v', 'ON_ERROR_STOP=1', ...more, '-c', text, this.#near(database)]).trimEnd();
   }
 }

@@ -1,0 +1,152 @@
+#include "changes/slot_keeper.hpp"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <unistd.h>
+
+#include <charconv>
+#include <random>
+
+#include "base/log.hpp"
+#include "embedded_sql.hpp"
+
+namespace postbus::changes {
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+using lifetime = postgres::replication_stream::lifetime;
+using postgres::parameter;
+
+constexpr auto statement_deadline = 10s;
+constexpr auto look_again = 100ms;
+
+std::string temporary_name() {
+  std::random_device random;
+  return fmt::format("postbus_{}_{:08x}", ::getpid(), random());
+}
+
+template <class Int>
+Int number(std::string_view text) {
+  Int value{};
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+}  // namespace
+
+slot_keeper::slot_keeper(asio::any_io_executor executor, settings given, std::function<void(std::string)> waiting)
+    : settings_{given}, waiting_{std::move(waiting)}, timer_{std::move(executor)} {
+  past_.wanted = given.wanted;
+}
+
+void slot_keeper::stop() {
+  stopped_ = true;
+  timer_.cancel();
+}
+
+asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordinary, std::uint64_t& flushed) {
+  auto found = co_await ordinary.query(embedded_sql::find("statements/changes/slot_facts.sql"), {}, statement_deadline);
+  if (!found) co_return found.error();
+  slot_facts facts;
+  facts.name = found->text(0, 0);
+  facts.bounded = found->is_true(0, 1);
+  facts.published = found->is_true(0, 2);
+  facts.recorded = found->is_true(0, 3);
+  facts.exists = found->is_true(0, 4);
+  facts.usable = found->is_true(0, 5);
+  facts.lost = found->is_true(0, 6);
+  facts.active_pid = number<int>(found->text(0, 7));
+  facts.confirmed_lsn = number<std::uint64_t>(found->text(0, 8));
+  flushed = number<std::uint64_t>(found->text(0, 9));
+  co_return facts;
+}
+
+asio::awaitable<result<>> slot_keeper::carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter_text) {
+  const parameter parameters[] = {parameter_text};
+  auto done = co_await ordinary.query(embedded_sql::find(statement), parameters, statement_deadline);
+  if (!done) co_return done.error();
+  co_return result<>{};
+}
+
+asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connection& ordinary, postgres::replication_stream& stream,
+                                                               std::uint64_t resume_lsn) {
+  const auto give_up_waiting = steady::now() + settings_.patience;
+  past_.waited = false;
+  for (;;) {
+    choice chosen;
+    auto facts = co_await ask(ordinary, chosen.flushed_lsn);
+    if (!facts) co_return facts.error();
+    const auto plan = plan_slot(*facts, past_);
+    if (!plan.why.empty() && plan.why != last_why_) log::warning("changes", "{}", plan.why);
+    last_why_ = plan.why;
+    switch (plan.next) {
+      case slot_plan::step::wait: {
+        if (stopped_) co_return error{errc::unavailable, "the reader is being stopped"};
+        waiting_(plan.why);
+        if (reader_pid_ == facts->active_pid) {
+          auto ended = co_await carry_out(ordinary, "statements/changes/end_reader.sql", std::to_string(reader_pid_));
+          if (!ended && ended.error().code != errc::database) co_return ended.error();
+        }
+        past_.waited = steady::now() >= give_up_waiting;
+        timer_.expires_after(look_again);
+        co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+        continue;
+      }
+      case slot_plan::step::refuse: co_return error{errc::unsupported, plan.why};
+      case slot_plan::step::temporary: {
+        auto made = co_await make(ordinary, stream, temporary_name(), lifetime::session);
+        if (!made) co_return made.error();
+        co_return chosen;
+      }
+      case slot_plan::step::go_on: {
+        // What lies before the acknowledged place is not there any more: a resume from before it would lose that in silence.
+        chosen.permanent = true;
+        chosen.goes_on = true;
+        chosen.lost = resume_lsn != 0 && facts->confirmed_lsn > resume_lsn;
+        if (!facts->recorded)  // it was made, and its maker died before this
+          if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded) co_return recorded.error();
+        stream.use_slot(facts->name, std::max(resume_lsn, facts->confirmed_lsn));
+        reader_pid_ = stream.backend_pid();
+        co_return chosen;
+      }
+      case slot_plan::step::make_anew:
+      case slot_plan::step::make: {
+        chosen.permanent = true;
+        chosen.lost = plan.next == slot_plan::step::make_anew;
+        if (auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name); !dropped) co_return dropped.error();
+        if (auto made = co_await make(ordinary, stream, facts->name, lifetime::permanent); !made) co_return made.error();
+        if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded) co_return recorded.error();
+        past_.poisoned = past_.given_up = false;
+        reader_pid_ = stream.backend_pid();
+        co_return chosen;
+      }
+    }
+  }
+}
+
+asio::awaitable<std::string> slot_keeper::running_writers(postgres::connection& ordinary) {
+  auto found = co_await ordinary.query(embedded_sql::find("statements/changes/running_writers.sql"), {}, statement_deadline);
+  std::string text;
+  if (found)
+    for (std::size_t row = 0; row < found->size(); ++row)
+      text += fmt::format("{}{} for {} s", row == 0 ? "" : "; ", found->text(row, 0), found->text(row, 1));
+  co_return text;
+}
+
+asio::awaitable<result<>> slot_keeper::make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name, lifetime l) {
+  const auto writers = co_await running_writers(ordinary);
+  if (!writers.empty()) {
+    waiting_("a new replication slot waits for the end of running transactions: " + writers);
+    log::warning("changes", "the replication slot waits for the end of running transactions that write: {}", writers);
+  }
+  auto made = co_await stream.create_slot(std::move(name), l);
+  if (made || made.error().code != errc::timed_out) co_return made;
+  const auto still = co_await running_writers(ordinary);
+  co_return error{errc::timed_out,
+                  still.empty() ? "the replication slot was not ready in time"
+                                : "the replication slot waits for running transactions: end them, or wait for them: " + still};
+}
+
+}  // namespace postbus::changes

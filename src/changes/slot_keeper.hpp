@@ -1,0 +1,60 @@
+#pragma once
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <functional>
+#include <string>
+
+#include "changes/slot_plan.hpp"
+#include "postgres/replication_stream.hpp"
+
+namespace postbus::changes {
+
+/**
+ * Gives the reader a slot at the begin of each of its rounds: carries out plan_slot. Remembers between rounds whose session
+ * read the permanent slot, and why it cannot be gone on with. The reader's executor only.
+ */
+class slot_keeper {
+public:
+  struct settings {
+    slot_choice wanted{slot_choice::automatic};
+    steady::duration patience{std::chrono::seconds{15}};  ///< for the one who reads the slot to leave: more than wal_sender_timeout
+  };
+  /** `waiting` is told whom or what a wait is for; safe to show. */
+  slot_keeper(boost::asio::any_io_executor executor, settings given, std::function<void(std::string)> waiting);
+
+  struct choice {
+    bool permanent{};
+    bool goes_on{};               ///< it existed: what was committed since it was acknowledged comes first
+    bool lost{};                  ///< there was one before, and it is gone: positions must begin anew
+    std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
+  };
+  /**
+   * Readies a slot on `stream`. One that is gone on with is read from `resume_lsn`, 0: from where it was acknowledged.
+   * errc::timed_out: transactions that write keep a new slot waiting; errc::unsupported: see plan_slot's `refuse`.
+   */
+  boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream, std::uint64_t resume_lsn);
+
+  /** The permanent slot's history cannot be decoded any more. */
+  void poisoned() { past_.poisoned = true; }
+  /** The permanent slot costs the server too much: the next round makes another. */
+  void give_up() { past_.given_up = true; }
+  void stop();
+
+private:
+  boost::asio::awaitable<result<slot_facts>> ask(postgres::connection& ordinary, std::uint64_t& flushed);
+  boost::asio::awaitable<result<>> make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name,
+                                        postgres::replication_stream::lifetime l);
+  boost::asio::awaitable<std::string> running_writers(postgres::connection& ordinary);
+  boost::asio::awaitable<result<>> carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter);
+
+  settings settings_;
+  std::function<void(std::string)> waiting_;
+  boost::asio::steady_timer timer_;
+  slot_past past_;
+  int reader_pid_{};  ///< the server's process of our last session on the permanent slot
+  std::string last_why_;
+  bool stopped_{};
+};
+
+}  // namespace postbus::changes

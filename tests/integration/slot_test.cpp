@@ -1,0 +1,300 @@
+// A permanent slot: what is committed while nobody reads is there afterwards, at the positions it had or would have had; and
+// what happens when it is lost, poisoned, or read by somebody else. Large transactions, streamed and kept aside.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "base/metrics.hpp"
+#include "change_rig.hpp"
+
+namespace postbus::changes {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::StartsWith;
+using testing_support::change_rig;
+using testing_support::cluster;
+using testing_support::database;
+using testing_support::session;
+
+void permanent(reader_options& o) { o.slot = {.wanted = slot_choice::permanent, .patience = 3s}; }
+
+std::string text_of(const bus::event_ref& e) { return std::string{e->payload}; }
+
+/** Payloads, or the kind of what is no message, of all that the hub can give from `after` on. */
+std::vector<std::string> told(const change_rig& rig, std::string_view channel, const bus::position& after) {
+  std::vector<std::string> all;
+  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events)
+    all.push_back(e->kind == bus::kind::gap || e->kind == bus::kind::reset ? std::string{to_text(e->kind)} : text_of(e));
+  return all;
+}
+
+std::vector<bus::position> places(const change_rig& rig, std::string_view channel, const bus::position& after) {
+  std::vector<bus::position> all;
+  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events) all.push_back(e->at);
+  return all;
+}
+
+TEST(slot, a_new_reader_gives_what_the_last_one_gave_and_what_came_meanwhile) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  bus::position first, second;
+  std::vector<bus::position> before;
+  {
+    change_rig rig{db, permanent};
+    rig.start();
+    EXPECT_TRUE(rig.reader->status().permanent);
+    db.psql("select postbus.post('a', 'one'); insert into t values (1, 'x'); select postbus.post('a', 'two')");
+    db.psql("begin; insert into t values (2, 'y'); select postbus.post('a', 'three'); commit");
+    rig.payloads("a", 3);
+    const auto events = rig.events("a");
+    first = events[0]->at;
+    second = events[1]->at;
+    before = places(rig, "a", first);
+    EXPECT_EQ(events[2]->at.index, 1u) << "the row is the first change";
+  }
+  db.psql("begin; select postbus.post('a', 'rolled back'); rollback");
+  db.psql("select postbus.unwatch('t'); select postbus.post('a', 'while nobody read')");
+  change_rig rig{db, permanent};
+  rig.start();
+  db.psql("select postbus.post('a', 'after')");
+  rig.wait([&] { return told(rig, "a", first).size() >= 4; });
+  EXPECT_THAT(told(rig, "a", first), ElementsAre("two", "three", "while nobody read", "after"));
+  EXPECT_THAT(told(rig, "a", second), ElementsAre("three", "while nobody read", "after"));
+  const auto again = places(rig, "a", first);
+  EXPECT_EQ(again[0], before[0]);
+  EXPECT_EQ(again[1], before[1]) << "although the table is not watched any more";
+  EXPECT_THAT(told(rig, "a", {first.epoch, first.lsn - 4096, 0}), testing::Contains("one"));
+}
+
+TEST(slot, before_the_window_is_a_reset) {
+  database db;
+  bus::position early;
+  {
+    change_rig rig{db, [](reader_options& o) {
+                     permanent(o);
+                     o.window = {.age = 1s, .bytes = 50'000};
+                     o.pulse.feedback_every = 20ms;
+                   }};
+    rig.start();
+    db.psql("select postbus.post('a', 'one')");
+    rig.payloads("a", 1);
+    early = rig.events("a")[0]->at;
+    db.psql("select postbus.post('a', repeat('x', 100000)); select postbus.post('a', repeat('y', 100000)); select postbus.post('a', 'three')");
+    rig.wait([&] {
+      return db.psql(fmt::format("select confirmed_flush_lsn > '0/0'::pg_lsn + {} from pg_replication_slots where slot_name = '{}'", early.lsn, rig.reader->status().slot)) == "t";
+    });
+  }
+  change_rig rig{db, permanent};
+  rig.start();
+  db.psql("select postbus.post('a', 'after')");
+  rig.wait([&] { return told(rig, "a", early).size() >= 2; });
+  const auto all = told(rig, "a", early);
+  EXPECT_EQ(all.front(), "reset");
+  EXPECT_EQ(all.back(), "after");
+}
+
+TEST(slot, a_broken_session_costs_nothing) {
+  database db;
+  change_rig rig{db, permanent};
+  rig.start();
+  db.psql("select postbus.post('a', 'before')");
+  rig.payloads("a", 1);
+  const auto begun = rig.reader->status().reconnects;
+  db.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database(); "
+          "select postbus.post('a', 'while it was broken')");
+  rig.wait([&] { return rig.reader->status().reconnects > begun && rig.reader->status().ready(); });
+  db.psql("select postbus.post('a', 'after')");
+  EXPECT_THAT(rig.payloads("a", 3), ElementsAre("before", "while it was broken", "after"));
+}
+
+TEST(slot, survives_the_death_of_the_server) {
+  cluster own;
+  database db{own};
+  change_rig rig{db, permanent};
+  rig.start();
+  const auto start = rig.hub.head();
+  db.psql("select postbus.post('a', 'before')");
+  rig.payloads("a", 1);
+  own.kill_postmaster();
+  rig.wait([&] { return rig.reader->status().reconnects > 0 && rig.reader->status().ready(); });
+  db.psql("select postbus.post('a', 'after')");
+  rig.wait([&] { return told(rig, "a", start).size() >= 2; });
+  EXPECT_THAT(told(rig, "a", start), ElementsAre("before", "after"));
+}
+
+TEST(slot, one_that_was_dropped_is_a_reset_in_a_new_epoch) {
+  database db;
+  bus::position before;
+  {
+    change_rig rig{db, permanent};
+    rig.start();
+    db.psql("select postbus.post('a', 'before')");
+    rig.payloads("a", 1);
+    before = rig.events("a")[0]->at;
+  }
+  db.psql("select postbus.post('a', 'lost'); select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()");
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_NE(rig.hub.head().epoch, before.epoch);
+  EXPECT_THAT(told(rig, "a", before), ElementsAre("reset"));
+  // The same under a running reader.
+  const auto running = rig.hub.head();
+  // The reader comes back within a moment: the slot may be in use again before it is dropped.
+  for (const auto limit = steady::now() + 30s; rig.hub.head().epoch == running.epoch && steady::now() < limit;) {
+    db.refused("select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where database = current_database() and active; "
+               "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database() and not active");
+    rig.loop.restart();
+    rig.loop.run_for(300ms);
+  }
+  EXPECT_THAT(told(rig, "a", running), ElementsAre("reset"));
+}
+
+TEST(slot, a_publication_that_was_dropped_poisons_it_and_another_is_made) {
+  database db;
+  change_rig rig{db, permanent};
+  rig.start();
+  const auto before = rig.hub.head();
+  db.psql("create table t(id int primary key); select postbus.watch('t'); insert into t values (1)");
+  rig.payloads("table:public.t", 1);
+  db.psql("drop publication postbus; insert into t values (2)");
+  db.psql("select postbus.post('a', 'x')");
+  rig.wait([&] { return rig.reader->status().problem.find("repair_publication") != std::string::npos; });
+  db.psql("select postbus.repair_publication()");
+  rig.wait([&] { return rig.reader->status().ready(); });
+  EXPECT_NE(rig.hub.head().epoch, before.epoch);
+  EXPECT_THAT(told(rig, "a", before), ElementsAre("reset"));
+  db.psql("insert into t values (3)");
+  const auto anew = rig.hub.head();
+  rig.wait([&] { return !told(rig, "table:public.t", {anew.epoch, 1, 0}).empty(); });
+}
+
+TEST(slot, a_second_reader_takes_a_temporary_one) {
+  database db;
+  change_rig first{db, permanent};
+  first.start();
+  change_rig second{db, [](reader_options& o) { o.slot = {.wanted = slot_choice::permanent, .patience = 200ms}; }};
+  std::size_t turns = 0;
+  // The first one lives on: its loop turns while the second waits.
+  boost::asio::co_spawn(second.loop, second.reader->run(), [](std::exception_ptr) {});
+  second.wait([&] {
+    first.loop.poll();
+    ++turns;
+    return second.reader->status().ready();
+  });
+  EXPECT_FALSE(second.reader->status().permanent);
+  EXPECT_TRUE(first.reader->status().permanent);
+  second.reader->stop();
+  second.wait([&] { return second.reader->status().state == reader_state::stopped; });
+}
+
+TEST(slot, automatic_is_temporary_where_the_server_bounds_nothing) {
+  cluster own{{{"max_slot_wal_keep_size", "-1"}}};
+  database db{own};
+  change_rig rig{db, [](reader_options& o) { o.slot.wanted = slot_choice::automatic; }};
+  rig.start();
+  EXPECT_FALSE(rig.reader->status().permanent);
+}
+
+TEST(slot, one_that_the_server_invalidates_is_a_reset) {
+  cluster own{{{"max_slot_wal_keep_size", "16MB"}, {"max_wal_size", "32MB"}, {"min_wal_size", "32MB"}}};
+  database db{own};
+  bus::position before;
+  {
+    change_rig rig{db, permanent};
+    rig.start();
+    db.psql("select postbus.post('a', 'before')");
+    rig.payloads("a", 1);
+    before = rig.events("a")[0]->at;
+  }
+  for (int i = 0; i < 20 && db.psql("select wal_status from pg_replication_slots where database = current_database()") != "lost"; ++i)
+    db.psql("create table filler as select repeat('x', 1000) from generate_series(1, 10000); drop table filler; select pg_switch_wal(); checkpoint");
+  ASSERT_EQ(db.psql("select wal_status from pg_replication_slots where database = current_database()"), "lost");
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_THAT(told(rig, "a", before), ElementsAre("reset"));
+  db.psql("select postbus.post('a', 'after')");
+  rig.payloads("a", 1);
+}
+
+/** A transaction of `rows` rows and messages with savepoints, half of them rolled back. */
+std::string large(int rows) {
+  return fmt::format(
+      "begin; insert into t select g, repeat('x', 500) from generate_series(1, {0}) g; select postbus.post('a', 'first'); "
+      "savepoint one; insert into t select g, repeat('y', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', 'undone'); rollback to one; "
+      "insert into t select g, repeat('z', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', 'second'); update t set v = 'w' where id <= 10; commit",
+      rows);
+}
+
+TEST(slot, a_large_transaction_comes_while_it_runs_and_has_the_positions_of_a_small_one) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  std::vector<bus::position> streamed, whole;
+  std::vector<std::string> streamed_texts;
+  bus::position start;
+  {
+    change_rig rig{db, [](reader_options& o) {
+                     permanent(o);
+                     o.decoding_kib = 64;  // the least there is
+                     o.limits = {.publish_bytes = 100'000, .transaction_bytes = 300'000};
+                     o.spill.memory = 200'000;
+                   }};
+    rig.start();
+    start = rig.hub.head();
+    db.psql(large(3000));
+    db.psql("begin; insert into t select g, repeat('q', 500) from generate_series(10001, 12000) g; rollback");
+    db.psql("select postbus.post('a', 'after')");
+    rig.wait([&] { return told(rig, "a", start).size() >= 3; });
+    EXPECT_THAT(told(rig, "a", start), ElementsAre("first", "second", "after")) << "what was rolled back to the savepoint is not there";
+    streamed = places(rig, "table:public.t", start);
+    streamed_texts = told(rig, "table:public.t", start);
+    EXPECT_EQ(streamed.size(), 6010u);
+    EXPECT_TRUE(std::ranges::is_sorted(streamed));
+    EXPECT_EQ(db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)), "t");
+  }
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_EQ(places(rig, "table:public.t", start), streamed) << "read again, not streamed";
+  EXPECT_EQ(told(rig, "table:public.t", start), streamed_texts);
+}
+
+TEST(slot, a_transaction_beyond_the_spill_is_told_as_a_gap) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.spill.memory = 100'000;
+                   o.spill.disk = 400'000;
+                 }};
+  rig.start();
+  const auto start = rig.hub.head();
+  db.psql(large(3000));
+  db.psql("select postbus.post('a', 'after')");
+  rig.wait([&] { return told(rig, "a", start).size() >= 2; });
+  EXPECT_THAT(told(rig, "a", start), ElementsAre("gap", "after"));
+}
+
+TEST(slot, one_that_costs_too_much_is_given_up) {
+  database db;
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.guard.xmin_most = 0;
+                 }};
+  session idle{db.url()};
+  rig.start();
+  const auto before = rig.hub.head();
+  idle.psql("begin; create temp table keeps(i int)");
+  // A transaction id after the oldest catalog rows that the slot keeps makes their age 1.
+  db.psql("select pg_current_xact_id(); create table more(i int)");
+  idle.psql("commit");
+  rig.wait([&] { return rig.hub.head().epoch != before.epoch; });
+  EXPECT_THAT(told(rig, "a", before), testing::Contains("reset"));
+}
+
+}  // namespace
+}  // namespace postbus::changes
