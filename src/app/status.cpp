@@ -24,6 +24,7 @@ std::string text_of(std::string_view name, const json::value& value) {
   if (value.is_null()) return "-";
   if (!value.is_number() || name == "server_version") return json::serialize(value);
   const auto number = value.to_number<double>();
+  if (name.ends_with("_per_s")) return number < 100 ? fmt::format("{:.1f}", number) : grouped(static_cast<long long>(number));
   if (name.ends_with("_bytes")) return human_bytes(number);
   if (name.ends_with("_s") || name.ends_with("_seconds")) return number < 100 ? fmt::format("{:.3g} s", number) : grouped(static_cast<long long>(number)) + " s";
   if (name.ends_with("_ms")) return fmt::format("{:.3g} ms", number);
@@ -34,7 +35,7 @@ std::string text_of(std::string_view name, const json::value& value) {
 std::string label_of(std::string_view name) {
   std::string out{name};
   for (const std::string_view unit : {"_bytes", "_seconds", "_s", "_ms"})
-    if (out.ends_with(unit)) {
+    if (out.ends_with(unit) && !out.ends_with("_per_s")) {
       out.resize(out.size() - unit.size());
       break;
     }

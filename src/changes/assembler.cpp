@@ -115,10 +115,13 @@ void assembler::take_row(const pgoutput::change& change) {
   ordinal_ += changes;
 }
 
-/** A change makes at most as many events as it has ordinals. */
+/**
+ * A change makes at most as many events as it has ordinals, and behind each perhaps one that tells of new columns: that shares
+ * the position of its change, because another process, which did not know the old columns, would not make it.
+ */
 void assembler::number_new_events(std::size_t before) {
   auto index = ordinal_;
-  for (auto* const e : batch_->events().subspan(before)) e->at.index = index++;
+  for (auto* const e : batch_->events().subspan(before)) e->at.index = e->kind == bus::kind::schema ? index - 1 : index++;
 }
 
 void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent) {

@@ -175,17 +175,21 @@ void table_feeds::internal(const changes::transaction& in, std::string_view name
   stale_xid_ = in.xid;
 }
 
-/** The table a change belongs to, if it has a feed; tells first that its columns have changed, where that is due. */
-table_feeds::table* table_feeds::find(std::uint32_t relation, const changes::transaction& in, bus::batch& out) {
+/** The table a change belongs to, if it has a feed. */
+table_feeds::table* table_feeds::find(std::uint32_t relation) {
   const auto found = tables_.find(relation);
   if (found == tables_.end() || !found->second->watched) return nullptr;
   auto& t = *found->second;
   t.used = true;
-  if (!t.columns_json.empty()) announce(t, in, out);
   return &t;
 }
 
+/**
+ * Tells that the columns have changed, where that is due: behind the change by which it was noticed, so that who resumes after
+ * their common position has all rows.
+ */
 void table_feeds::announce(table& t, const changes::transaction& in, bus::batch& out) {
+  if (t.columns_json.empty()) return;
   const auto& d = *t.description;
   json_.assign(d.head, 0, d.head.size() - std::string_view{R"("action":")"}.size());
   json_ += std::exchange(t.columns_json, {});
@@ -235,16 +239,17 @@ void table_feeds::close(table& t, const row_change& change, const changes::trans
 }
 
 void table_feeds::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
-  auto* const t = find(change.relation, in, out);
+  auto* const t = find(change.relation);
   if (!t) return;
   open(*t, "INSERT");
   append_columns(json_, *t->description, change.row, nullptr, t->description->shown, &left_out_);
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::insert, .row = change.row}, in, out);
+  announce(*t, in, out);
 }
 
 void table_feeds::update(const changes::transaction& in, const pgoutput::update& change, bus::batch& out) {
-  auto* const t = find(change.relation, in, out);
+  auto* const t = find(change.relation);
   if (!t) return;
   const auto& d = *t->description;
   open(*t, "UPDATE");
@@ -256,26 +261,29 @@ void table_feeds::update(const changes::transaction& in, const pgoutput::update&
     append_columns(json_, d, change.old, nullptr, whole ? d.shown : both(d.shown, d.in_identity), &left_out_);
   }
   close(*t, {.kind = bus::kind::update, .old_kind = change.old_kind, .old = change.old, .row = change.row}, in, out);
+  announce(*t, in, out);
 }
 
 void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete_& change, bus::batch& out) {
-  auto* const t = find(change.relation, in, out);
+  auto* const t = find(change.relation);
   if (!t) return;
   const auto& d = *t->description;
   open(*t, "DELETE");
   append_columns(json_, d, change.old, nullptr, change.old_kind == pgoutput::old_row::key ? both(d.shown, d.in_identity) : d.shown, &left_out_);
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::delete_, .old_kind = change.old_kind, .old = change.old}, in, out);
+  announce(*t, in, out);
 }
 
 void table_feeds::truncate(const changes::transaction& in, const pgoutput::truncate& change, bus::batch& out) {
   for (auto relations = change.relations(); const auto id = relations.next();) {
-    auto* const t = find(*id, in, out);
+    auto* const t = find(*id);
     if (!t) continue;
     open(*t, "TRUNCATE");
     json_ += "null";
     data_end_ = json_.size();
     close(*t, {.kind = bus::kind::truncate}, in, out);
+    announce(*t, in, out);
   }
 }
 

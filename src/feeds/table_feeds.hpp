@@ -56,7 +56,7 @@ public:
 private:
   struct table;
   struct pending;
-  table* find(std::uint32_t relation, const changes::transaction& in, bus::batch& out);
+  table* find(std::uint32_t relation);
   void apply_options(table& t);
   void announce(table& t, const changes::transaction& in, bus::batch& out);
   void open(const table& t, std::string_view action);

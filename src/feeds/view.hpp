@@ -59,8 +59,8 @@ public:
   /** The channel of the table's feed, which is also the view's history. */
   std::string_view feed() const { return bus::public_name(channel_); }
   const predicate* filter() const { return filter_ ? &*filter_ : nullptr; }
-  /** Of a row that matches; null: all that the feed shows. */
-  const std::vector<std::string>* columns() const { return columns_ ? &*columns_ : nullptr; }
+  /** The columns that were asked for, each once; nullopt: all that the feed shows. */
+  const std::optional<std::vector<std::string>>& columns() const { return columns_; }
 
   /**
    * errc::table_changed: this description is of another time than the binding, subscribe anew. errc::conflict: the table cannot

@@ -19,6 +19,7 @@
 #include "base/metrics.hpp"
 #include "gateway/http_session.hpp"
 #include "gateway/session.hpp"
+#include "gateway/status.hpp"
 
 namespace postbus::gateway {
 namespace {
@@ -39,7 +40,7 @@ int checked(int result, const char* what) {
 }  // namespace
 
 server::shared::shared(bus::hub& h, backend& b, gateway_options o)
-    : hub{h}, behind{b}, options{std::move(o)}, tokens{options.tokens}, tls{options.tls} {}
+    : hub{h}, behind{b}, options{std::move(o)}, tokens{options.tokens}, tls{options.tls}, flowing{started, counted_flow()} {}
 
 loop::loop(server::shared& shared)
     : shared_{shared},
@@ -143,6 +144,7 @@ void loop::wait_for_tick() {
         auto& owner = static_cast<session::session_timer&>(due).owner;
         if (!owner.closed_) owner.on_timer();
       });
+    if (const auto now = steady::now(); this == shared_.loops.front().get() && shared_.flowing.due(now)) shared_.flowing.sample(now, counted_flow());
     wait_for_tick();
   });
 }

@@ -17,6 +17,7 @@
 #include "gateway/encoding.hpp"
 #include "gateway/gateway.hpp"
 #include "gateway/listening.hpp"
+#include "gateway/throughput.hpp"
 #include "gateway/timing_wheel.hpp"
 
 namespace postbus::gateway {
@@ -37,6 +38,7 @@ struct server::shared {
   int listening_socket{-1};
   std::uint16_t bound_port{};
   steady::time_point started{steady::now()};
+  throughput flowing;  ///< loop 0 takes its samples
   std::vector<std::unique_ptr<class loop>> loops;
 };
 

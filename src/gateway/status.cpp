@@ -11,6 +11,7 @@
 
 #include "base/metrics.hpp"
 #include "gateway/loop.hpp"
+#include "gateway/throughput.hpp"
 
 namespace postbus::gateway {
 namespace {
@@ -40,15 +41,21 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
   status["epoch"] = bus::to_text(head).substr(0, 8);
   status["sockets"] = metrics::value(gauge::sockets);
   status["subscriptions"] = metrics::value(gauge::subscriptions);
-  status["events_in"] = metrics::value(counter::events_wal) + metrics::value(counter::events_notify);
-  status["events_out"] = metrics::value(counter::events_out);
-  status["posts"] = metrics::value(counter::posts_ok);
+  const auto counted = counted_flow();
+  const auto rates = shared.flowing.until(steady::now(), counted);
+  status["events_in"] = counted.events_in;
+  status["events_in_per_s"] = rates.events_in;
+  status["events_out"] = counted.events_out;
+  status["events_out_per_s"] = rates.events_out;
+  status["posts"] = counted.posts;
+  status["posts_per_s"] = rates.posts;
   status["listening"] = metrics::value(gauge::listening);
   status["history_bytes"] = metrics::value(gauge::history_bytes);
   status["slow_readers"] = metrics::value(counter::slow_readers);
 
   json::array channels;
-  const auto add = [&](const std::string& name, std::size_t count, std::uint64_t events, const json::value& last) {
+  const auto add = [&](std::string name, std::size_t count, std::uint64_t events, const json::value& last) {
+    std::ranges::replace(name, '\x1f', ' ');  // a filtered feed: what it shows stands behind its table's channel
     channels.push_back({{"name", name}, {"listeners", count}, {"events", events}, {"last", last}});
   };
   for (const auto& c : shared.hub.summary(listed_channels)) {
@@ -61,6 +68,12 @@ std::string build(server::shared& shared, const std::map<std::string, std::size_
 }
 
 }  // namespace
+
+flow counted_flow() {
+  return {.events_in = metrics::value(counter::events_wal) + metrics::value(counter::events_notify),
+          .events_out = metrics::value(counter::events_out),
+          .posts = metrics::value(counter::posts_ok)};
+}
 
 void gather_status(loop& home, std::function<void(std::string)> done) {
   auto& shared = home.shared();

@@ -181,6 +181,11 @@ void schema(const database_facts& f, int wanted, report& out) {
       out.add(severity::problem, "watched", w.fault, fmt::format("{} is watched", w.table), w.fix + ";");
     else if (!w.published && f.publication_exists)
       out.add(severity::problem, "watched", fmt::format("{} is watched, but not in the publication", w.table), "its feed is silent", "select postbus.repair_publication();");
+    else if (!w.identity.empty())
+      out.add(severity::note, "filters", fmt::format("filters on the feed of {} are exact for the columns {}", w.table, w.identity),
+              "for others nobody can tell when a row stops matching, so they are refused",
+              fmt::format("create unique index postbus_identity on {0} ({1}, COLUMN); alter table {0} replica identity using index postbus_identity;  -- NOT NULL columns; "
+                          "or, for any filter and with more WAL: alter table {0} replica identity full;", w.table, w.identity));
   }
   if (f.anyone_may_emit)
     out.add(severity::note, "forgery", "whoever can log in to this database may run pg_logical_emit_message",

@@ -129,7 +129,7 @@ asio::awaitable<result<>> read_watched(connection& session, database_facts& fact
   for (std::size_t i = 0; i < watched->size(); ++i) {
     const row_reader one{*watched, i};
     if (one.flag("watched"))
-      facts.watched_tables.push_back({.table = one.text("table_name"), .fault = one.text("fault"), .fix = one.text("fix"), .published = one.flag("published")});
+      facts.watched_tables.push_back({.table = one.text("table_name"), .fault = one.text("fault"), .fix = one.text("fix"), .published = one.flag("published"), .identity = one.text("identity")});
     else
       facts.published_unwatched.push_back(one.text("table_name"));
   }

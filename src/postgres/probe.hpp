@@ -76,6 +76,7 @@ struct database_facts {
   struct watched {
     std::string table, fault, fix;  ///< fault "" when it works
     bool published{true};
+    std::string identity{};  ///< the columns of its replica identity; "" where that is FULL, or partitioned
   };
   std::vector<watched> watched_tables;
 };

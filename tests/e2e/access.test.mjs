@@ -8,8 +8,9 @@ import { after, before, describe, test } from 'node:test';
 import { launch, open } from './harness/browser.mjs';
 import { Cluster } from './harness/cluster.mjs';
 import { binary, Gateway, Socket } from './harness/gateway.mjs';
-import { Program, run, until } from './harness/program.mjs';
-import { text } from './harness/setting.mjs';
+import { Program, run, until, within } from './harness/program.mjs';
+import { Raw } from './harness/raw.mjs';
+import { size, soak, text } from './harness/setting.mjs';
 
 const folder = mkdtempSync('/tmp/postbus-e2e-access-');
 const here = {};
@@ -78,6 +79,7 @@ describe('tokens', () => {
     '/v1/status': { try: plain('GET', '/v1/status'), needs: 'admin', ok: 200 },
     'SSE of a table': { try: stream('/v1/tables/orders'), needs: 'table', ok: 200 },
     'WebSocket of a table': { try: upgrade('/v1/tables/orders'), needs: 'table', ok: 101 },
+    'long poll of a table': { try: plain('GET', '/v1/tables/orders?wait=0'), needs: 'table', ok: 200 },
   };
   const holders = { listen: ['admin', 'shop', 'reader'], post: ['admin', 'shop', 'poster'], admin: ['admin'], table: ['admin', 'shop'] };
 
@@ -142,6 +144,80 @@ describe('tokens', () => {
     await admin.close();
     await reload(all);
     await until('the reader is back', async () => (await gateway.get('/v1/channels/orders?wait=0', { headers: secret('reader') })).status === 200);
+  });
+
+  test('revoked and narrowed on every way in: 401 and 403 from the next request on, and back again', async () => {
+    const { shop: _gone, ...without } = all;
+    const changes = {
+      revoked: { tokens: without, wanted: () => 401 },
+      narrowed: { tokens: { ...all, shop: 'listen = ["chat:*"]' }, wanted: () => 403 },
+      'given back': { tokens: all, wanted: (way) => (holders[way.needs].includes('shop') ? way.ok : 403) },
+    };
+    const shop = { headers: secret('shop'), query: '' };
+    for (const [what, { tokens, wanted }] of Object.entries(changes)) {
+      await reload(tokens);
+      await until(`${what}: read again`, async () => (await ways['long poll of a channel'].try(shop)) === wanted(ways['long poll of a channel']));
+      for (const [name, way] of Object.entries(ways)) assert.equal(await way.try(shop), wanted(way), `${name}, ${what}`);
+      // /v1/ws is open to every token; what it may do is asked at each operation.
+      if (what === 'revoked') {
+        await assert.rejects(gateway.socket('/v1/ws', { headers: shop.headers }), { status: 401 });
+        continue;
+      }
+      const socket = await gateway.socket('/v1/ws', { headers: shop.headers });
+      socket.send({ id: 1, op: 'subscribe', channel: 'orders' });
+      socket.send({ id: 2, op: 'subscribe', channel: 'table:public.orders' });
+      socket.send({ id: 3, op: 'post', channel: 'orders', payload: 'x' });
+      for (const id of [1, 2, 3]) {
+        const reply = await socket.event(`reply ${id}`, (f) => f.id === id && (f.ok || f.error));
+        assert.equal(reply.error?.status, what === 'narrowed' ? 403 : undefined, `${id}, ${what}`);
+      }
+      await socket.close();
+    }
+  });
+
+  test(`${size(8, 200)} open ways of listening end when their token is revoked or narrowed, and hear nothing after`, async () => {
+    const path = '/v1/channels/orders';
+    const opening = {
+      'WebSocket of a channel': async () => { const s = await gateway.socket(path, { headers: secret('shop') }); return { ended: s.closed.then(({ code }) => code), heard: () => s.frames.length }; },
+      'WebSocket of a table': async () => { const s = await gateway.socket('/v1/tables/orders', { headers: secret('shop') }); return { ended: s.closed.then(({ code }) => code), heard: () => s.frames.length }; },
+      '/v1/ws': async () => {
+        const s = await gateway.socket('/v1/ws', { headers: secret('shop') });
+        s.send({ id: 1, op: 'subscribe', channel: 'orders' });
+        await s.event('confirmed', (f) => f.ok);
+        return { ended: s.closed.then(({ code }) => code), heard: () => s.frames.length - 1 };
+      },
+      ...Object.fromEntries([['SSE of a channel', path], ['SSE of many channels', '/v1/events?channel=orders'], ['SSE of a table', '/v1/tables/orders']].map(([name, at]) => [name, async () => {
+        const s = await gateway.stream(at, secret('shop'));
+        return { ended: until(`${name} ends`, () => s.over), heard: () => s.events.length };
+      }])),
+      ...Object.fromEntries([['long poll of a channel', `${path}?wait=60s`], ['/wait', '/wait?channel=orders&timeout=60s']].map(([name, at]) => [name, async () => {
+        let over = false;
+        const ended = gateway.get(at, { headers: secret('shop'), timeout: 90_000 }).then((answer) => { over = answer.status; return answer; }, () => { over = 'closed'; return undefined; });
+        return { ended: within(`${name} ends`, ended), heard: () => (over === 200 ? 1 : 0) };
+      }])),
+    };
+    const kinds = Object.entries(opening);
+    const { reader: _r, shop: _s, ...without } = all;
+    const listeners = async () => {
+      const { channels } = JSON.parse((await gateway.get('/v1/status', { headers: secret('admin') })).body);
+      return channels.filter((c) => ['orders', 'table:public.orders'].includes(c.name)).reduce((sum, c) => sum + c.listeners, 0);
+    };
+    for (const [what, tokens, code] of [['revoked', without, 4401], ['narrowed', { ...all, shop: 'listen = ["chat:*"]' }, 4403]]) {
+      await until('none of before', async () => (await listeners()) === 0);
+      const open = await Promise.all(Array.from({ length: size(8, 200) }, async (_, i) => ({ name: kinds[i % kinds.length][0], ...(await kinds[i % kinds.length][1]()) })));
+      await until('all of them listen', async () => (await listeners()) === open.length);
+      await reload(tokens);
+      for (const { name, ended } of open) {
+        const how = await ended;
+        if (typeof how === 'number') assert.equal(how, code, `${name}, ${what}`);
+        else if (typeof how === 'object') assert.ok([401, 403].includes(how.status), `${name}, ${what}: ${how.status} ${how.body}`);
+      }
+      here.cluster.psql(here.database, "select postbus.post('orders', 'not for you'); insert into orders (customer, item, quantity, total) values ('Not', 'for you', 1, 1)");
+      await until('none listens', async () => (await listeners()) === 0);
+      for (const { name, heard } of open) assert.equal(heard(), 0, `${name}, ${what}`);
+      await reload(all);
+      await until('the shop is back', async () => (await gateway.get(`${path}?wait=0`, { headers: secret('shop') })).status === 200);
+    }
   });
 
   test('a broken tokens file at SIGHUP keeps the old tokens and says what is wrong', async () => {
@@ -255,5 +331,18 @@ describe('TLS', () => {
     half.write(Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00]));
     assert.equal(curl('/health/live'), 'ok\n');
     half.destroy();
+  });
+
+  test('handshakes that never end are given up, at any pace', { skip: !soak && 'takes as long as a header may' }, async () => {
+    const hello = Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00, ...Buffer.alloc(512, 1)]);
+    const slow = await Promise.all(Array.from({ length: 500 }, () => Raw.open(gateway)));
+    let sent = 0;
+    const drip = setInterval(() => { for (const raw of slow) if (!raw.over) raw.send(hello.subarray(sent, sent + 1)); sent += 1; }, 250);
+    try {
+      for (let i = 0; i < 10; ++i) assert.equal(curl('/health/live'), 'ok\n');
+      await until('all of them are closed', () => slow.every((raw) => raw.over), 60_000);
+    } finally {
+      clearInterval(drip);
+    }
   });
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, test } from 'node:test';
 import { frame, Raw } from './harness/raw.mjs';
 import { run, until } from './harness/program.mjs';
-import { setting, withOrders } from './harness/setting.mjs';
+import { setting, size, soak, withOrders } from './harness/setting.mjs';
 
 const here = setting({ prepare: withOrders });
 afterEach(async () => {
@@ -97,6 +97,81 @@ describe('payloads', () => {
     await listener.close();
   });
 
+  for (const bytes of [0, 8_000, size(1_000_000, limit)]) {
+    test(`${bytes.toLocaleString('en')} bytes by every way in, whole at every way out`, async () => {
+      const channel = `every${bytes}`, options = { maxPayload: 64 << 20 };
+      const payload = 'ü'.repeat(bytes / 2);
+      const [webSocket, both, stream] = [await here.gateway.socket(`/v1/channels/${channel}`, options), await here.gateway.socket('/v1/ws', options), await here.gateway.stream(`/v1/channels/${channel}`)];
+      both.send({ id: 1, op: 'subscribe', channel });
+      await both.event('confirmed', (f) => f.ok);
+      const ways = {
+        'POST to the channel': async () => assert.equal((await here.gateway.post(channel, payload)).status, 202),
+        'POST /post': async () => assert.equal((await here.gateway.request('POST', `/post?channel=${channel}`, { body: payload })).status, 200),
+        '/v1/ws': async () => {
+          both.send({ id: 2, op: 'post', channel, payload });
+          await until('taken', () => both.frames.some((text) => text.startsWith('{"id":2,"ok"')));
+        },
+        SQL: async () => here.sql("select postbus.post($1, repeat('ü', $2))", [channel, bytes / 2]),
+      };
+      let after = 'now';
+      for (const [name, post] of Object.entries(ways)) {
+        const wait = after === 'now' ? undefined : here.gateway.get(`/wait?channel=${channel}&after=${after}`);
+        await post();
+        const event = await until(`${name}: a frame`, () => webSocket.frames.pop());
+        const { payload: got, id } = JSON.parse(event);
+        assert.ok(got === payload, `${name}: WebSocket`);
+        await until(`${name}: /v1/ws`, () => both.frames.some((text) => text.startsWith('{"sub":1')));
+        assert.ok(JSON.parse(both.frames.find((text) => text.startsWith('{"sub":1'))).payload === payload, `${name}: /v1/ws`);
+        both.frames.length = 0;
+        await until(`${name}: SSE`, () => stream.events.length === 1);
+        assert.ok(stream.events.pop().data === payload, `${name}: SSE`);
+        if (wait) assert.ok((await wait).body === payload, `${name}: /wait`);
+        const polled = JSON.parse((await here.gateway.get(`/v1/channels/${channel}?after=${after === 'now' ? 'beginning' : after}`)).body).events;
+        assert.ok(polled.at(-1).payload === payload, `${name}: long poll`);
+        after = id;
+      }
+      stream.close();
+      await Promise.all([webSocket.close(), both.close()]);
+    });
+  }
+
+  test('over the limit by every other way in: refused in its own words, and the connection can go on', async () => {
+    const over = 'x'.repeat(limit + 1);
+    const listener = await here.gateway.socket('/v1/channels/over');
+    assert.equal((await here.gateway.request('POST', '/post?channel=over', { body: over }).catch((error) => error)).status, 413);
+    const both = await here.gateway.socket('/v1/ws');
+    both.send({ id: 1, op: 'post', channel: 'over', payload: over });
+    assert.equal((await both.event('refused', (f) => f.id === 1)).error.status, 413);
+    both.send({ id: 2, op: 'post', channel: 'over', payload: 'small' });
+    await both.event('taken', (f) => f.id === 2 && f.ok);
+    await listener.event('small', (e) => e.payload === 'small');
+    // In chunks nobody knows the length beforehand.
+    const raw = await Raw.open(here.gateway);
+    raw.send('POST /v1/channels/over HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n');
+    const chunk = `100000\r\n${'x'.repeat(1 << 20)}\r\n`;
+    for (let i = 0; i < 18 && !raw.over; ++i) raw.send(chunk);
+    assert.equal(await raw.status(), 413);
+    raw.destroy();
+    assert.equal(listener.events.length, 1);
+    await Promise.all([listener.close(), both.close()]);
+  });
+
+  test('bytes that are not UTF-8 by every other way in', async () => {
+    for (const path of ['/post?channel=bad&payload=%ff', '/post?channel=bad&payload=%c3', '/post?channel=bad&payload=a%00b'])
+      assert.ok([400, 415].includes((await here.gateway.get(path)).status), path);
+    assert.equal((await here.gateway.request('POST', '/post?channel=bad', { body: Buffer.from([0xff, 0xfe]) })).status, 415);
+    const raw = await Raw.open(here.gateway);
+    // A character that is broken where two chunks meet.
+    raw.send(Buffer.concat([Buffer.from('POST /v1/channels/bad HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n'), Buffer.from([0xe2, 0x82]), Buffer.from('\r\n1\r\nx\r\n0\r\n\r\n')]));
+    assert.equal(await raw.status(), 415);
+    raw.destroy();
+    const both = await here.gateway.socket('/v1/ws');
+    both.send('{"id":1,"op":"post","channel":"bad","payload":"\\ud800"}');
+    assert.ok([400, 415].includes((await both.event('refused', (f) => f.id === 1)).error.status));
+    await both.close();
+    await assert.rejects(here.sql("select postbus.post('bad', convert_from('\\xff'::bytea, 'UTF8'))"));
+  });
+
   test('a body that is not UTF-8 or holds NUL gets 415, JSON that is none 400', async () => {
     for (const body of [Buffer.from([0xff]), Buffer.from([0xc3]), Buffer.from([0xed, 0xa0, 0x80]), Buffer.from([0xf4, 0x90, 0x80, 0x80]), Buffer.from('a\0b')])
       assert.equal((await here.gateway.post('bad', body)).status, 415, body.toString('hex'));
@@ -161,23 +236,34 @@ describe('HTTP', () => {
     });
   }
 
-  test('truncated at every byte: no answer, no harm', async () => {
-    const whole = 'POST /v1/channels/truncated HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello';
-    const listener = await here.gateway.socket('/v1/channels/truncated');
-    const cut = async (n) => {
-      const raw = await ask(whole.slice(0, n));
-      raw.socket.end();
-      await raw.end();
-      assert.ok(!raw.text.includes(' 202 '), `${n}: ${raw.text}`);
-    };
-    for (let n = 0; n < whole.length; n += 16) await Promise.all(Array.from({ length: Math.min(16, whole.length - n) }, (_, i) => cut(n + i)));
-    const raw = await ask(whole);
-    assert.equal(await raw.status(), 202);
-    raw.destroy();
-    await listener.event('the whole one', (e) => e.payload === 'hello');
-    assert.equal(listener.events.length, 1);
-    await listener.close();
-  });
+  const head = 'POST /v1/channels/truncated HTTP/1.1\r\nHost: localhost\r\n';
+  const upgrade = 'GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n';
+  const wholes = {
+    'a body of known length': `${head}Content-Length: 5\r\n\r\nhello`,
+    'a body in chunks': `${head}Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: t\r\n\r\n`,
+    'a post over /v1/ws': Buffer.concat([Buffer.from(upgrade), frame(1, '{"id":1,"op":"post",', { fin: false }), frame(0, '"channel":"truncated","payload":"hello"}')]),
+  };
+  for (const [name, whole] of Object.entries(wholes)) {
+    // The long ones in steps, at every byte in a soak.
+    test(`${name}, truncated at ${soak ? 'every byte' : 'many places'}: nothing is posted, no harm`, async () => {
+      const listener = await here.gateway.socket('/v1/channels/truncated');
+      const cut = async (n) => {
+        const raw = await ask(whole.slice(0, n));
+        raw.socket.end();
+        await raw.end();
+        assert.ok(!raw.text.includes(' 202 ') && !raw.text.includes('"ok"'), `${n}: ${raw.text}`);
+      };
+      const step = size(Math.ceil(whole.length / 80), 1);
+      const places = Array.from({ length: Math.ceil(whole.length / step) }, (_, i) => i * step);
+      if (places.at(-1) !== whole.length - 1) places.push(whole.length - 1);
+      while (places.length > 0) await Promise.all(places.splice(0, 16).map(cut));
+      const raw = await ask(whole);
+      await listener.event('the whole one', (e) => e.payload === 'hello');
+      raw.destroy();
+      assert.equal(listener.events.length, 1);
+      await listener.close();
+    });
+  }
 
   test('byte by byte, pipelined and chunked requests are understood', async () => {
     const slow = await ask('');
@@ -240,6 +326,33 @@ describe('WebSocket frames', () => {
       });
     }
   }
+
+  test('close codes: those of RFC 6455 that may be sent come back, all others get 1002', async () => {
+    const may = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4001, 4999];
+    const mayNot = [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535];
+    for (const [codes, wanted] of [[may, (code) => code], [mayNot, () => 1002]])
+      for (const code of codes) {
+        const raw = await (await Raw.open(here.gateway)).upgrade('/v1/channels/frames');
+        raw.send(frame(8, Buffer.from([code >> 8, code & 255])));
+        assert.equal(await raw.closeCode(), wanted(code), `${code}`);
+        await raw.end();
+      }
+  });
+
+  test('a message in as many fragments as bytes, and one of the largest size, are understood', async () => {
+    const both = await (await Raw.open(here.gateway)).upgrade('/v1/ws');
+    const listener = await here.gateway.socket('/v1/channels/fragments?format=payload', { maxPayload: 64 << 20 });
+    const text = Buffer.from(JSON.stringify({ id: 1, op: 'post', channel: 'fragments', payload: 'p'.repeat(size(2000, 50_000)) }));
+    both.send(Buffer.concat([...text].map((byte, i) => frame(i ? 0 : 1, Buffer.from([byte]), { fin: i === text.length - 1 }))));
+    await until('it arrives', () => listener.frames.length === 1, 60_000);
+    const large = Buffer.from(JSON.stringify({ id: 2, op: 'post', channel: 'fragments', payload: 'q'.repeat(16 << 20) }));
+    const part = size(4 << 20, 100_000);
+    for (let at = 0; at < large.length; at += part) both.send(frame(at ? 0 : 1, large.subarray(at, at + part), { fin: at + part >= large.length }));
+    await until('the large one arrives', () => listener.frames.length === 2, 60_000);
+    assert.equal(listener.frames[1].length, 16 << 20);
+    both.destroy();
+    await listener.close();
+  });
 
   test('a length of 2^63 is refused', async () => {
     const raw = await (await Raw.open(here.gateway)).upgrade('/v1/ws');

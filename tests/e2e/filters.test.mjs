@@ -65,8 +65,8 @@ test('WebSocket: schema events; a renamed column ends the view with its reason',
   const plain = await here.gateway.socket('/v1/tables/w');
   here.psql('insert into w values (1, 1), (2, 2); alter table w add b int; insert into w values (3, 1, 3)');
   await until('both rows and the schema', () => socket.events.length >= 3);
-  assert.deepEqual(socket.events.map((e) => e.kind), ['insert', 'schema', 'insert']);
-  assert.deepEqual(socket.events[1].payload.columns, [{ name: 'id', type: 'integer' }, { name: 'a', type: 'integer' }, { name: 'b', type: 'integer' }]);
+  assert.deepEqual(socket.events.map((e) => e.kind), ['insert', 'insert', 'schema']);
+  assert.deepEqual(socket.events[2].payload.columns, [{ name: 'id', type: 'integer' }, { name: 'a', type: 'integer' }, { name: 'b', type: 'integer' }]);
   here.psql('alter table w rename a to c; insert into w values (4, 1, 4)');
   const { code, reason } = await socket.closed;
   assert.equal(code, 4400);

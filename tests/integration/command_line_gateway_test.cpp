@@ -149,7 +149,17 @@ TEST_F(command_line_gateway, status_is_a_document_and_a_table) {
   EXPECT_TRUE(document.at("ready").as_bool());
   EXPECT_EQ(text(document.at("tier"), "name"), "wal");
   EXPECT_TRUE(document.at("channels").is_array());
+  for (const auto* rate : {"events_in_per_s", "events_out_per_s", "posts_per_s"}) EXPECT_GE(document.at(rate).to_number<double>(), 0) << rate;
+  EXPECT_EQ(run({"post", "busy channel", "one"}).status, 0);
+  first_line(*listener, "busy channel");
+  const auto now = boost::json::parse(run({"status", "--json"}).out);
+  EXPECT_GT(now.at("events_in_per_s").to_number<double>(), 0);
+  EXPECT_GT(now.at("events_out_per_s").to_number<double>(), 0);
+  std::ifstream file{POSTBUS_SOURCE_DIR "/docs/cli.md"};
+  const std::string manual{std::istreambuf_iterator<char>{file}, {}};
+  for (const auto& member : now.as_object()) EXPECT_TRUE(manual.contains(fmt::format("`{}`", std::string{member.key()}))) << "docs/cli.md lacks " << member.key();
   const auto shown = run({"status"});
+  EXPECT_THAT(shown.out, testing::ContainsRegex("events out per s +[0-9.]+"));
   EXPECT_EQ(shown.status, 0);
   EXPECT_THAT(shown.out, HasSubstr(url));
   EXPECT_THAT(shown.out, testing::ContainsRegex("busy channel +1 "));

@@ -220,10 +220,12 @@ TEST(feeds, survive_ddl_partitions_and_wide_rows) {
   std::vector<std::string> data;
   for (const auto& p : rig.payloads("table:public.ddl", 5)) data.push_back(p.contains("\"columns\"") ? p : data_of(p));
   EXPECT_THAT(data, ElementsAre(R"({"id":1,"a":"x"})",
+                                R"({"id":2,"z":"y","b":5})",
                                 R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"text"},{"name":"b","type":"integer"}]})",
-                                R"({"id":2,"z":"y","b":5})", R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"jsonb"}]})",
-                                R"({"id":3,"z":[1]})"));
-  EXPECT_EQ(rig.events("table:public.ddl")[1]->kind, bus::kind::schema);
+                                R"({"id":3,"z":[1]})", R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"jsonb"}]})"));
+  const auto ddl = rig.events("table:public.ddl");
+  EXPECT_EQ(ddl[2]->kind, bus::kind::schema);
+  EXPECT_EQ(ddl[2]->at, ddl[1]->at) << "it takes no position of its own";
   EXPECT_EQ(data_of(rig.payloads("table:public.renamed", 1)[0]), R"({"id":4,"z":[2]})");
 }
 

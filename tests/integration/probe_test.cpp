@@ -104,7 +104,7 @@ TEST(probe, names_the_setting_where_every_wal_sender_or_slot_is_in_use) {
   boost::asio::io_context loop;
   std::optional<postgres::replication_stream> holder;
   testing_support::run(loop, [](const std::string url, auto& into) -> boost::asio::awaitable<void> {
-    auto opened = co_await postgres::replication_stream::open({.conninfo = url, .slot = "none"});
+    auto opened = co_await postgres::replication_stream::open({.conninfo = url});
     if (opened) into.emplace(std::move(*opened));
   }(db.url(), holder));
   ASSERT_TRUE(holder);

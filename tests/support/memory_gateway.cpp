@@ -32,7 +32,8 @@ boost::asio::awaitable<result<std::string>> memory_backend::feed_channel(std::st
   co_return error{errc::not_watched, "not watched: postbus watch " + table};
 }
 
-boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backend::open_view(std::string, feeds::view_request) {
+boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backend::open_view(std::string, feeds::view_request asked) {
+  if (const auto written = feeds::parse_filter(asked.where); !written) co_return written.error();
   co_return error{errc::unsupported, "there are no tables without a database"};
 }
 

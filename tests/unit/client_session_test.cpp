@@ -26,6 +26,12 @@ TEST(listen_session, subscribes_to_each_channel_once_and_is_confirmed_by_all) {
   EXPECT_EQ(session.starts(), (channel_positions{{"a", std::string{p1}}, {"b\"", std::string{p2}}}));
 }
 
+TEST(listen_session, asks_for_the_filter_each_time) {
+  listen_session session{{"table:public.o"}, "", {}, 1, {.where = "a = \"x\"", .columns = {"id", "a"}, .maybe = true}};
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = \"x\"","columns":["id","a"],"maybe":true})"}));
+}
+
 TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {
   listen_session session{{"a", "b"}, "now", {}, 1};
   session.opened();

@@ -78,6 +78,7 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"publication", severity::problem, "repair_publication", [](auto& f) { f.publication_intact = false; }},
       {"publication", severity::warning, "drop table t", [](auto& f) { f.published_unwatched.push_back("t"); }},
       {"watched", severity::problem, "alter table t add primary key;", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "no key", .fix = "alter table t add primary key"}); }},
+      {"filters", severity::note, "create unique index postbus_identity on t (id, COLUMN);", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id"}); }},
       {"watched", severity::problem, "repair_publication", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .published = false}); }},
       {"forgery", severity::note, "--revoke-emit", [](auto& f) { f.anyone_may_emit = true; }},
   };

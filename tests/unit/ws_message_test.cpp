@@ -39,6 +39,15 @@ TEST(ws_message, subscribe) {
   const auto resumed = read<ws_subscribe>(R"( { "after" : "5f3a9c01-0000000a1b2c3d40-00000003", "channel":"table:public.\u006frders", "more":[{"id":1}], "op":"subscribe", "id":0 } )", 0);
   EXPECT_EQ(resumed->channel, "table:public.orders");
   EXPECT_EQ(std::get<bus::position>(resumed->after).lsn, 0xa1b2c3d40u);
+  EXPECT_EQ(resumed->filter, nullptr);
+  const auto filtered = read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = 'x'","columns":["id","n\u00e4me"],"maybe":true})", 1);
+  EXPECT_EQ(filtered->filter->where, "a = 'x'");
+  EXPECT_EQ(filtered->filter->columns, (std::vector<std::string>{"id", "näme"}));
+  EXPECT_TRUE(filtered->filter->maybe);
+  for (const auto* wrong : {R"("where":1)", R"("columns":"a")", R"("columns":[1])", R"("columns":[["a"]])", R"("columns":[{"a":"b"}])", R"("columns":["a",null])", R"("maybe":"yes")", R"("where":["a"])"})
+    EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{wrong} + "}"), "1 invalid_argument") << wrong;
+  EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"orders","where":"a = 1"})"), "1 invalid_argument");
+  EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":")" + std::string(9000, 'a') + "\"}"), "accepted") << "the filter itself is refused later, with its reason";
   EXPECT_TRUE(std::holds_alternative<bus::from_beginning>(read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"a","after":"beginning"})", 1)->after));
 }
 
