@@ -40,6 +40,12 @@ struct listen_options {
   std::string where{};
   std::vector<std::string> columns{};  ///< only these; empty: all that the feed shows
   bool maybe{};                        ///< take also what cannot be known for sure, with "maybe":true in the payload
+  /**
+   * Of a table's channel: its rows first (kind `row`), then what they did not hold yet, then `live`, then every change. What
+   * comes before `live` has no position: a listener that is interrupted there starts over, and so does one that is given a
+   * `reset` without a position.
+   */
+  bool snapshot{};
 };
 
 /**

@@ -135,6 +135,7 @@ void add_serve(CLI::App& app, words& said) {
   c->add_flag("--log-json", said.serve.log_json, "Log one JSON object per line");
   c->add_option("--log-level", said.log_level, "debug, info, warning or error")->check(CLI::IsMember({"debug", "info", "warning", "error"}))->type_name("LEVEL");
   c->add_option("--history-bytes", said.serve.history_bytes, "Memory for events kept for listeners that resume (256MiB)")->transform(CLI::AsSizeValue(true));
+  c->add_option("--snapshot-bytes", said.serve.snapshot_bytes, "Room for rows of snapshots that clients have not taken yet, in memory and in $TMPDIR (4GiB)")->transform(CLI::AsSizeValue(true));
   c->add_option("--slot", said.serve_slot, "permanent: listeners resume across restarts; temporary: they do not; auto: permanent where max_slot_wal_keep_size is set")
       ->check(CLI::IsMember({"auto", "permanent", "temporary"}))->type_name("KIND");
   c->add_option("--resume-window", said.serve_window, "How long a permanent slot keeps the WAL for them (5m)")
@@ -168,6 +169,7 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
   c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
   c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
+  c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
   c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
 
   c = add_command(app, "wait", "Wait for one message, print its payload and end", "postbus wait deployed --timeout 5m && ./smoke-test");

@@ -37,6 +37,7 @@ struct listen_command {
   std::string where;
   std::vector<std::string> columns;
   bool maybe{};
+  bool snapshot{};
   std::optional<std::uint64_t> count;
   bool json{};
 };

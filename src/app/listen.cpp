@@ -66,7 +66,7 @@ int listen(const targets& at, const listen_command& options) {
   const terminal on{stdout};
   std::uint64_t seen = 0;
   try {
-    auto from = connect_client(at, *gateway).listen(options.channels, {.after = options.from, .resume_file = options.resume_file, .save_by_itself = false, .on_link = reporter(), .where = options.where, .columns = options.columns, .maybe = options.maybe});
+    auto from = connect_client(at, *gateway).listen(options.channels, {.after = options.from, .resume_file = options.resume_file, .save_by_itself = false, .on_link = reporter(), .where = options.where, .columns = options.columns, .maybe = options.maybe, .snapshot = options.snapshot});
     running.set(&from);
     auto saved = steady::now();
     if (on.is_terminal()) fmt::print(stderr, "{}\n", terminal{stderr}.paint(style::faint, "listening; Ctrl-C ends it"));

@@ -243,6 +243,7 @@ result<> run(const serve_options& options) {
   where.conninfo = options.database;
   where.conninfo_direct = options.database_direct;
   where.slot = options.slot;
+  where.snapshot_bytes = options.snapshot_bytes;
   where.window = options.window;
   where.spill = options.spill;
   if (options.database.empty()) {

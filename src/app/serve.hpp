@@ -35,6 +35,7 @@ struct serve_options {
 
   log::level log_level{log::level::info};
   bool log_json{};
+  std::size_t snapshot_bytes{std::size_t{4} << 30};  ///< rows of snapshots that clients have not taken yet
   std::size_t history_bytes{256u << 20};  ///< events kept in memory for listeners that resume
   changes::slot_choice slot{changes::slot_choice::automatic};
   changes::resume_window::bounds window{};  ///< how far back listeners can resume after a restart

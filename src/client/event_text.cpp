@@ -137,7 +137,7 @@ result<server_message> parse_server_message(std::string_view frame) {
     event_message out;
     if (!parse_id(sub, out.sub)) return unreadable();
     const auto word = parse_json_string(kind);
-    auto position = parse_json_string(id);
+    auto position = id == "null" ? result<std::string>{std::string{}} : parse_json_string(id);
     auto name = parse_json_string(channel);
     auto time = parse_json_string(at);
     if (!word || !position || !name || !time || payload.empty()) return unreadable();

@@ -36,6 +36,7 @@ listen_session::listen_session(std::vector<std::string> channels, std::string af
   }
   if (!of.columns.empty()) filter_ += ']';
   if (of.maybe) filter_ += R"(,"maybe":true)";
+  if (of.snapshot) filter_ += R"(,"snapshot":true)";
 }
 
 std::vector<std::string> listen_session::opened() {
@@ -47,7 +48,7 @@ std::vector<std::string> listen_session::opened() {
     c.confirmed = false;
     auto& text = out.emplace_back(fmt::format(R"({{"id":{},"op":"subscribe","channel":)", i + 1));
     append_json_string(text, c.name);
-    const auto& from = c.at.empty() ? after_ : c.at;  // "beginning" or "now" until something is known
+    const auto from = !c.at.empty() ? c.at : c.over ? std::string{} : after_;  // "beginning" or "now" until something is known
     if (!from.empty()) {
       text += R"(,"after":)";
       append_json_string(text, from);
@@ -68,7 +69,8 @@ result<std::optional<event>> listen_session::received(std::string_view frame) {
   if (auto* e = std::get_if<event_message>(&*parsed)) {
     auto* const c = find(e->sub);
     if (!c) return error{errc::protocol, "the gateway sent an event of a subscription that was never made"};
-    c->at = e->item.position;
+    c->over = c->over || (e->item.kind == event_kind::reset && e->item.position.empty());
+    c->at = e->item.position;  // none in a snapshot: whoever is interrupted there starts over
     return std::optional{std::move(e->item)};
   }
   if (auto* ok = std::get_if<confirmed_message>(&*parsed)) {

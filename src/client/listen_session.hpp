@@ -26,6 +26,7 @@ struct listen_filter {
   std::string where{};
   std::vector<std::string> columns{};
   bool maybe{};
+  bool snapshot{};
 };
 
 /**
@@ -64,6 +65,7 @@ private:
     std::string at;     ///< the last event's, or its start; empty: none yet
     std::string start;
     bool confirmed{};
+    bool over{};  ///< told to start over: where it was first asked to begin does not count any more
   };
   channel* find(std::int64_t id);
   steady::duration pick(std::chrono::milliseconds least, std::chrono::milliseconds most);

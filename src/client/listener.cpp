@@ -29,7 +29,7 @@ listener::impl::impl(remote::link_settings target, client_options client_how, st
       how{std::move(client_how)},
       options{std::move(listen_how)},
       file{options.resume_file.empty() ? std::nullopt : std::optional{remote::resume_file{options.resume_file}}},
-      session{channels, options.after, load(file), random_seed(), {options.where, options.columns, options.maybe}} {
+      session{channels, options.after, load(file), random_seed(), {options.where, options.columns, options.maybe, options.snapshot}} {
   if (channels.empty()) remote::raise({errc::invalid_argument, "name at least one channel to listen on"});
   for (const auto& channel : channels)
     if (const auto fine = bus::check_channel(channel); !fine) remote::raise(fine.error());
@@ -67,9 +67,13 @@ void listener::impl::tell(link_state state, std::string_view why) {
 
 void listener::impl::settle() {
   if (in_hand) {
-    handled.insert_or_assign(std::move(in_hand->first), std::move(in_hand->second));
+    if (!in_hand->second.empty()) {
+      handled.insert_or_assign(std::move(in_hand->first), std::move(in_hand->second));
+      dirty = true;
+    } else {
+      dirty |= handled.erase(in_hand->first) > 0;  // a snapshot has begun, and does not count before it is complete
+    }
     in_hand.reset();
-    dirty = true;
   }
   const std::lock_guard lock{guard};
   if (!std::exchange(starts_moved, false)) return;

@@ -36,6 +36,8 @@ namespace asio = boost::asio;
 
 constexpr auto statement_deadline = 10s;
 constexpr auto between_attempts = 100ms;
+/** Clients that are told to start over do so at once: a table that was too large a moment ago is not copied for them again. */
+constexpr auto too_large_for = 1min;
 constexpr std::string_view feed_prefix = "table:";
 
 /** The stream's own, so that values have the same text (postgres::replication_stream). */
@@ -126,6 +128,8 @@ void snapshots::stop() {
 asio::awaitable<result<std::unique_ptr<spool_reader>>> snapshots::open(std::string channel, std::shared_ptr<const view> shown) {
   if (stopped_) co_return stopping();
   if (shown) channel = shown->channel();
+  std::erase_if(too_large_, [](const auto& r) { return steady::now() >= r.second.until; });
+  if (const auto found = too_large_.find(channel); found != too_large_.end()) co_return found->second.why;
   std::shared_ptr<one> o;
   if (const auto found = current_.find(channel); found != current_.end() && !found->second->failed && steady::now() < found->second->shared_until) o = found->second;
   const bool fresh = !o;
@@ -163,6 +167,7 @@ asio::awaitable<void> snapshots::fill(std::shared_ptr<one> o) {
     const auto& why = done.error();
     if (!o->rows->abandoned()) log::warning("feeds", "no snapshot of {}: {} ({})", o->rows->channel(), why.text, why.detail);
     o->failed = why;
+    if (why.code == errc::too_large) too_large_.insert_or_assign(o->rows->channel(), refusal{why, steady::now() + too_large_for});
     o->rows->fail(why);
     forget(*o);
     o->changed.cancel();

@@ -77,6 +77,11 @@ private:
   spool_space space_;
   unsigned running_{};
   bool stopped_{};
+  struct refusal {
+    error why;
+    steady::time_point until;
+  };
+  std::map<std::string, refusal, std::less<>> too_large_;  ///< by channel: not copied in vain again and again
   boost::asio::steady_timer line_;  ///< cancelled when a place is free, or at the end
 
   mutable std::mutex guard_;  // of current_ (written on the executor only)

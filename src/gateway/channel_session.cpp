@@ -41,7 +41,7 @@ void channel_session::attach_to_log() {
   complete_replay(asked_, given);
   const bool joined = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
   if (!rows_) append_opening(out(), given.at);
-  if (!joined) return begin_over();
+  if (!joined) return begin_over(errc::start_over);
   rows_.reset();
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
@@ -61,16 +61,17 @@ bool channel_session::give_rows() {
       case snapshot_rows::outcome::complete: attach_to_log(); return true;
       case snapshot_rows::outcome::failed:
         log::info("gateway", "a snapshot for a reader of {} ended early: {} ({})", asked_.channel, rows_->why().text, rows_->why().detail);
-        begin_over();
+        begin_over(rows_->why().code);
         return true;
     }
   }
   return true;
 }
 
-void channel_session::begin_over() {
+/** `why`: where it says that coming back is useless, the client is told so. */
+void channel_session::begin_over(errc why) {
   encode(out(), form_, *start_over(asked_.channel, home().shared().hub.head()));
-  end(errc::start_over);
+  end(traits(why).retry ? errc::start_over : why);
 }
 
 void channel_session::flush() {

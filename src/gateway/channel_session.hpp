@@ -48,7 +48,7 @@ private:
   void on_ended() final;
   void attach_to_log();
   bool give_rows();
-  void begin_over();
+  void begin_over(errc why);
 
   listen_request asked_;
   form form_;

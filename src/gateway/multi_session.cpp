@@ -258,7 +258,7 @@ void websocket_multi::append_row(std::string& out, const bus::event& e, const su
 
 void websocket_multi::append_refusal(std::string& out, const subscription& from, const error& why) {
   std::string reply;
-  append_ws_error(reply, from.id, {errc::start_over, why.text, why.detail});
+  append_ws_error(reply, from.id, {traits(why.code).retry ? errc::start_over : why.code, why.text, why.detail});
   websocket::append_frame(out, websocket::opcode::text, reply);
 }
 
