@@ -13,7 +13,9 @@
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
+#include "changes/row_router.hpp"
 #include "feeds/catalog.hpp"
+#include "streams/message_rows.hpp"
 
 namespace postbus::app {
 namespace {
@@ -44,7 +46,11 @@ struct database_side::running {
     if (!options.tier.wal) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
-    reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*feeds);
+    recorder.emplace(executor, streams::recorder::settings{.conninfo = options.conninfo_direct}, self.hub_);
+    messages.emplace(*recorder);
+    router.emplace(*feeds);
+    router->claim("postbus", "messages", *messages);
+    reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*router);
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -52,6 +58,9 @@ struct database_side::running {
   asio::steady_timer changed;  // cancelled when the listener is back
   std::optional<class feeds::mirror> mirror;
   std::optional<feeds::table_feeds> feeds;
+  std::optional<streams::recorder> recorder;
+  std::optional<streams::message_rows> messages;
+  std::optional<changes::row_router> router;
   std::optional<changes::reader> reader;
 };
 
@@ -82,6 +91,8 @@ void database_side::start(asio::any_io_executor executor, database_options optio
     spawn("the reader", r.reader->run());
     spawn("the reader's attendant", r.reader->beside());
     spawn("the mirror", r.mirror->run());
+    spawn("the streams' recorder", r.recorder->run());
+    spawn("the streams' maintenance", r.recorder->maintain());
   } else {
     hub_.begin({options_.epoch, options_.lsn, bus::position::end_of_commit});
   }
@@ -108,6 +119,7 @@ void database_side::stop() {
   if (running_->reader) {
     running_->reader->stop();
     running_->mirror->stop();
+    running_->recorder->stop();
   }
   running_->pool.close();
 }

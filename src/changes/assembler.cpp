@@ -43,7 +43,9 @@ void assembler::start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_
   epoch_ = epoch;
   wide_xid_ = some_xid;
   applied_ = {epoch, start_lsn, bus::position::end_of_commit};
-  if (rows_) rows_->started(server_version);
+  if (!rows_) return;
+  rows_->begins_at(applied_);
+  rows_->started(server_version);
 }
 
 result<assembler::want> assembler::take(const pgoutput::frame& frame) {

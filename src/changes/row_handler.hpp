@@ -26,6 +26,8 @@ class row_handler {
 public:
   virtual ~row_handler() = default;
 
+  /** Tells, before started(), after which position everything will come: possibly one that came already. */
+  virtual void begins_at(const bus::position&) {}
   /** A new stream begins: relations will be told anew. `server_version` as 150020. */
   virtual void started(int server_version) = 0;
   /** Views are valid during the call only. */
