@@ -1,8 +1,12 @@
 -- Streams: channels that keep their messages. A stream's messages stand in segments, and a segment is a partition of
 -- postbus.messages: one level, LIST (segment). post() looks its stream's open segment
 -- up and inserts there; when a segment has had its share of the stream's age, bytes or count, the stream goes on in a new
--- one, and what is past a bound goes by whole segments. Nothing has to be made ahead of time, so an absent gateway costs
--- nothing but segments that grow; and a segment without its partition fails no post: its rows stand in the default one.
+-- one, and what is past a bound goes by whole segments. An absent gateway costs nothing but segments that grow, and a
+-- segment without its partition fails no post: its rows stand in the default one.
+--
+-- A partition must not be posted to before every session knows of it: one that has posted, and posts again in the same
+-- transaction, routes by what it knew, and PostgreSQL then refuses the row as none of the default partition's. So segments
+-- are made as spares, and taken when all transactions have ended that ran when the partition had been attached.
 --
 -- Which locks: a new segment is attached under SHARE UPDATE EXCLUSIVE, which no poster waits for. An old one is emptied
 -- by TRUNCATE, which locks only it, and dropped by itself later, because that locks postbus.messages for a moment: both
@@ -25,8 +29,9 @@ comment on table postbus.stream_channels is 'The channels that keep their messag
 
 create table postbus.stream_segments (
   segment    integer generated always as identity primary key,
-  stream     integer not null,
-  made_at    timestamptz not null default clock_timestamp(),
+  stream     integer,       -- null: a spare
+  spare_from xid8,          -- a spare may be taken when no earlier transaction runs; null: not known yet
+  made_at    timestamptz not null default clock_timestamp(),  -- of a stream's: when it was taken
   closed_at  timestamptz,   -- posts go to a later one since
   emptied_at timestamptz    -- its messages are gone; its partitions go as soon as nobody is in the way
 );
@@ -85,16 +90,37 @@ create table postbus.stream_consumers (
 
 alter publication postbus add table postbus.messages;
 
-create function postbus.make_segment(stream integer) returns integer
+create function postbus.make_spare() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   made integer;
 begin
-  insert into postbus.stream_segments (stream) values (make_segment.stream) returning segment into made;
+  insert into postbus.stream_segments default values returning segment into made;
   execute format('create table postbus.messages_%1$s (like postbus.messages including defaults, primary key (id));'
                  'alter table postbus.messages attach partition postbus.messages_%1$s for values in (%1$s)', made);
   return made;
+end $$;
+
+-- Nobody has posted to a stream yet, so that these may be taken at once.
+select postbus.make_spare() from generate_series(1, 8);
+update postbus.stream_segments set spare_from = '0';
+
+-- A segment for the stream; where no spare may be taken yet, and `even_without`, one that has no partition.
+create function postbus.take_segment(for_stream integer, even_without boolean) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  taken integer := (select g.segment from postbus.stream_segments g
+                    where g.stream is null and g.emptied_at is null and g.spare_from <= pg_snapshot_xmin(pg_current_snapshot())
+                    order by g.segment limit 1 for update skip locked);
+begin
+  if taken is not null then
+    update postbus.stream_segments g set stream = for_stream, made_at = clock_timestamp() where g.segment = taken;
+  elsif even_without then
+    insert into postbus.stream_segments (stream) values (for_stream) returning segment into taken;
+  end if;
+  return taken;
 end $$;
 
 -- post(): with streams it looks for the channel among them first. A stream's name was checked when it was made.
@@ -179,7 +205,7 @@ begin
   end if;
   insert into postbus.stream_channels (channel, segment, keep, max_bytes, max_count, made_by)
     values (create_stream.channel, 0, create_stream.keep, create_stream.max_bytes, create_stream.max_count, postbus.caller()) returning id into made;
-  update postbus.stream_channels s set segment = postbus.make_segment(made) where s.id = made;
+  update postbus.stream_channels s set segment = postbus.take_segment(made, true) where s.id = made;
   if (select count(*) from postbus.stream_channels) = 1 then
     perform postbus.compile_post(known.payload_limit);
   end if;
@@ -212,20 +238,29 @@ as $$
   select coalesce(pg_total_relation_size(to_regclass(format('postbus.messages_%s', segment))), 0)
 $$;
 
--- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment.
+-- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment. Places of its messages that
+-- lie among those of a later segment stay until that goes as well: a reader tells them as a gap.
 create function postbus.empty_segment(gone integer) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
 declare
-  last bytea := (select substr(p.entries, length(p.entries) - 31, 12) from postbus.stream_positions p where p.segment = gone order by p.id desc limit 1);
+  of_stream integer := (select g.stream from postbus.stream_segments g where g.segment = gone);
+  first     bigint;
+  last      bytea;
 begin
   if to_regclass(format('postbus.messages_%s', gone)) is not null then
     execute format('truncate only postbus.messages_%s', gone);
   end if;
-  delete from postbus.stream_positions p where p.segment = gone;
   update postbus.stream_segments g set emptied_at = clock_timestamp() where g.segment = gone;
-  update postbus.stream_channels s set dropped_to = greatest(s.dropped_to, last)
-    from postbus.stream_segments g where g.segment = gone and s.id = g.stream;
+  first := (select p.lsn from postbus.stream_positions p join postbus.stream_segments g on g.segment = p.segment and g.emptied_at is null
+            where p.stream = of_stream order by p.lsn, p.id limit 1);
+  with dropped as (
+    delete from postbus.stream_positions p
+    where p.stream = of_stream and (first is null or p.lsn < first)
+    returning p.epoch, p.lsn, p.base, p.count, p.entries)
+  select case when d.base is null then substr(d.entries, length(d.entries) - 31, 12) else int8send(d.lsn) || int4send((d.base + d.count - 1)::int) end as place
+    into last from dropped d order by place desc limit 1;
+  update postbus.stream_channels s set dropped_to = greatest(s.dropped_to, last) where s.id = of_stream;
   return true;
 exception
   when lock_not_available then return false;
@@ -259,11 +294,14 @@ declare
   g        record;
   total    bigint;
   messages bigint;
+  fresh    integer;
   done     integer := 0;
 begin
   if not pg_try_advisory_xact_lock(1886352244, 1835101285) then  -- "post", "maie": somebody is at it
     return 0;
   end if;
+  -- Spares of earlier calls: those who attached them have told all sessions by now.
+  update postbus.stream_segments x set spare_from = pg_snapshot_xmax(pg_current_snapshot()) where x.stream is null and x.spare_from is null;
   for s in
     select c.*, x.made_at as opened, postbus.segment_bytes(c.segment) as bytes,
            (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = c.segment) as here,
@@ -272,13 +310,12 @@ begin
   loop
     -- An eighth of each bound a segment: what is kept is exact to that.
     if s.missing or (s.here > 0 and (s.bytes >= s.max_bytes / 8 or s.here >= s.max_count / 8.0 or s.opened < clock_timestamp() - s.keep / 8)) then
-      begin
-        update postbus.stream_channels c set segment = postbus.make_segment(s.id) where c.id = s.id;
+      fresh := postbus.take_segment(s.id, false);
+      if fresh is not null then
+        update postbus.stream_channels c set segment = fresh where c.id = s.id;
         update postbus.stream_segments x set closed_at = clock_timestamp() where x.segment = s.segment;
         done := done + 1;
-      exception
-        when lock_not_available then null;  -- at the next call
-      end;
+      end if;
     end if;
     total := 0;
     messages := 0;
@@ -299,7 +336,7 @@ begin
   end loop;
   for g in
     select x.segment from postbus.stream_segments x
-    where x.emptied_at is null and not exists (select from postbus.stream_channels c where c.id = x.stream)
+    where x.stream is not null and x.emptied_at is null and not exists (select from postbus.stream_channels c where c.id = x.stream)
   loop
     if postbus.empty_segment(g.segment) then
       done := done + 1;
@@ -314,6 +351,14 @@ begin
       when lock_not_available then null;
     end;
   end if;
+  begin
+    for fresh in select * from generate_series(1, (select 8 + count(*) / 8 from postbus.stream_channels)
+                                                  - (select count(*) from postbus.stream_segments x where x.stream is null)) loop
+      perform postbus.make_spare();
+    end loop;
+  exception
+    when lock_not_available then null;  -- at the next call
+  end;
   perform postbus.drop_segments();
   return done;
 end $$;

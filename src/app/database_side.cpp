@@ -16,6 +16,7 @@
 #include "changes/row_router.hpp"
 #include "feeds/catalog.hpp"
 #include "streams/message_rows.hpp"
+#include "streams/store.hpp"
 
 namespace postbus::app {
 namespace {
@@ -48,6 +49,7 @@ struct database_side::running {
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
     recorder.emplace(executor, streams::recorder::settings{.conninfo = options.conninfo_direct}, self.hub_);
     messages.emplace(*recorder);
+    store.emplace(executor, streams::store::settings{.conninfo = options.conninfo}, *recorder, self.hub_);
     router.emplace(*feeds);
     router->claim("postbus", "messages", *messages);
     reader.emplace(executor, changes::reader_options{.conninfo = options.conninfo, .conninfo_direct = options.conninfo_direct}, self.hub_, &*router);
@@ -60,6 +62,7 @@ struct database_side::running {
   std::optional<feeds::table_feeds> feeds;
   std::optional<streams::recorder> recorder;
   std::optional<streams::message_rows> messages;
+  std::optional<streams::store> store;
   std::optional<changes::row_router> router;
   std::optional<changes::reader> reader;
 };
@@ -120,6 +123,7 @@ void database_side::stop() {
     running_->reader->stop();
     running_->mirror->stop();
     running_->recorder->stop();
+    running_->store->close();
   }
   running_->pool.close();
 }
@@ -220,6 +224,23 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
   auto session = co_await running_->pool.acquire(statement_deadline);
   if (!session) co_return session.error();
   co_return co_await feeds::find_feed(**session, std::move(table));
+}
+
+// --- Streams
+
+asio::awaitable<result<streams::page>> database_side::read_stream(std::string channel, bus::start from, std::size_t most) {
+  if (!options_.tier.wal) co_return error{errc::not_found, "this gateway cannot read the WAL, and so no streams"};
+  co_return co_await asio::co_spawn(executor_, running_->store->read(std::move(channel), from, most), asio::use_awaitable);
+}
+
+asio::awaitable<result<bus::start>> database_side::consumer_start(std::string channel, std::string consumer) {
+  if (!options_.tier.wal) co_return error{errc::unsupported, "streams need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  co_return co_await asio::co_spawn(executor_, running_->store->consumer_start(std::move(channel), std::move(consumer)), asio::use_awaitable);
+}
+
+asio::awaitable<result<>> database_side::ack(std::string channel, std::string consumer, std::string position) {
+  if (!options_.tier.wal) co_return error{errc::unsupported, "streams need the database's logical WAL, which this gateway cannot read: " + options_.tier.reason + ". " + options_.tier.fix};
+  co_return co_await asio::co_spawn(executor_, running_->store->ack(std::move(channel), std::move(consumer), std::move(position)), asio::use_awaitable);
 }
 
 // --- State

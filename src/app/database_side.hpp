@@ -58,6 +58,9 @@ public:
   boost::asio::awaitable<result<bus::position>> listen(std::string channel) override;
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
+  boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most) override;
+  boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer) override;
+  boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;
   bool ready() const override;
   boost::json::object status() const override;
 

@@ -6,7 +6,8 @@
 
 #include "base/result.hpp"
 #include "bus/event.hpp"
-#include "bus/position.hpp"
+#include "bus/hub.hpp"
+#include "streams/page.hpp"
 
 namespace postbus::gateway {
 
@@ -28,6 +29,12 @@ public:
   virtual void unlisten(std::string channel) = 0;
   /** The channel of a watched table's feed for a name as a user gives it (`orders`, `public.orders`). errc::not_watched tells the command that watches it. */
   virtual boost::asio::awaitable<result<std::string>> feed_channel(std::string table) = 0;
+  /** What a stream keeps after `from`, a piece of it: at most `most` messages. errc::not_found: the channel is not a stream. */
+  virtual boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most);
+  /** Where a named consumer of a stream goes on. errc::not_found: the channel is not a stream. */
+  virtual boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer);
+  /** Remembers that a consumer is done with all up to a position (checked for its form only). */
+  virtual boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position);
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
   /** The database's part of /v1/status. */

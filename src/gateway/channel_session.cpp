@@ -21,22 +21,79 @@ channel_session::~channel_session() {
     home().shard().unsubscribe(*this);
     metrics::adjust(metrics::gauge::subscriptions, -1);
   }
+  if (room_) room_->ring();
 }
 
 void channel_session::begin() {
-  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.channel, asked_.from);
+  if (!join(asked_.from, true)) read_tables();
+}
+
+bool channel_session::join(const bus::start& from, bool tables_first) {
+  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.channel, from);
+  if (tables_first && may_be_kept(asked_.channel, from, given)) {
+    home().shard().unsubscribe(*this);
+    return false;
+  }
   metrics::adjust(metrics::gauge::subscriptions, 1);
   add_missed_notifications(asked_, given);
-  append_opening(out(), given.at);
+  if (!std::exchange(opened_, true)) append_opening(out(), given.at);
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
+  return true;
+}
+
+void channel_session::read_tables() {
+  room_ = std::make_shared<room_signal>(home().context().get_executor());
+  const auto living = [weak = handle()]() -> channel_session* {
+    auto* const self = static_cast<channel_session*>(*weak);
+    return self == nullptr || self->closed() || self->closing() || self->ending() ? nullptr : self;
+  };
+  const auto open = [](channel_session& self) {
+    // Until something has been sent the client would resume from where it was.
+    const auto* const after = std::get_if<bus::position>(&self.asked_.from);
+    if (!std::exchange(self.opened_, true))
+      self.append_opening(self.out(), after ? *after : bus::position{self.home().shared().hub.head().epoch, 0, 0});
+  };
+  home().spawn("replay", catch_up(home(), asked_.channel, asked_.from,
+                                  {.alive = [living] { return living() != nullptr; },
+                                   .has_room = [living] { return living()->out_bytes() == 0; },
+                                   .room = room_,
+                                   .take =
+                                       [living, open](const streams::page& page) {
+                                         auto& self = *living();
+                                         open(self);
+                                         for (const auto* const e : page.events->events()) encode(self.out(), self.form_, *e);
+                                         metrics::add(metrics::counter::events_out, page.events->events().size());
+                                         self.home().flush_later(self);
+                                       },
+                                   .join =
+                                       [living](const bus::position& at) {
+                                         auto& self = *living();
+                                         if (!self.join(at, true)) return false;
+                                         self.room_.reset();
+                                         return true;
+                                       },
+                                   .not_kept =
+                                       [living] {
+                                         auto& self = *living();
+                                         self.room_.reset();
+                                         self.join(self.asked_.from, false);
+                                       },
+                                   .failed =
+                                       [living, open](const error& why) {
+                                         auto& self = *living();
+                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         open(self);
+                                         self.end(why.code);
+                                       }}));
 }
 
 void channel_session::flush() {
   if (closed()) return;
   if (!blocked() && write_out()) {
     if (closing()) return close_when_peer_does();
+    if (room_) return room_->ring();
     while (!blocked() && !closed()) {
       const auto waiting = pending();
       if (waiting.empty()) break;
@@ -62,15 +119,17 @@ void channel_session::end(errc why) {
 }
 
 void channel_session::after_flush() {
-  if (!ending_ || !attached()) return;
+  if (!ending_ || closing()) return;
   if (*ending_ == errc::too_slow) {
     metrics::add(metrics::counter::slow_readers);
     log::info("gateway", "a reader of {} is {} bytes behind and is cut off with 4001", asked_.channel, lag());
   }
   append_between_events({});
   append_ending(out(), *ending_);
-  home().shard().unsubscribe(*this);
-  metrics::adjust(metrics::gauge::subscriptions, -1);
+  if (attached()) {
+    home().shard().unsubscribe(*this);
+    metrics::adjust(metrics::gauge::subscriptions, -1);
+  }
   close_after_out();
 }
 

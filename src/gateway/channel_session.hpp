@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/websocket_parser.hpp"
+#include "gateway/catch_up.hpp"
 #include "gateway/listening.hpp"
 #include "gateway/session.hpp"
 
@@ -40,10 +41,15 @@ protected:
 
 private:
   void on_pending() final { flush(); }
+  /** Subscribes, unless it is a stream's tables that must be read first. */
+  bool join(const bus::start& from, bool tables_first);
+  void read_tables();
 
   listen_request asked_;
   form form_;
   std::optional<errc> ending_;
+  std::shared_ptr<room_signal> room_;  ///< while a stream's tables are read
+  bool opened_{};                      ///< the opening has been written
 };
 
 /** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */

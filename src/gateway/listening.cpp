@@ -26,10 +26,18 @@ plain_lease::~plain_lease() {
 }
 
 void listening::prepare(listen_request asked, then done) {
+  if (!asked.consumer.empty()) return home_.spawn("consumer", place_consumer(home_, std::move(asked), std::move(done)));
   if (lies_ahead(home_.shared().hub, asked.from))
     ahead_.push_back({std::move(asked), std::move(done), steady::now() + ahead_deadline});
   else
     prepare_plain(std::move(asked), std::move(done));
+}
+
+boost::asio::awaitable<void> listening::place_consumer(loop& home, listen_request asked, then done) {
+  const auto start = co_await home.shared().behind.consumer_start(asked.channel, std::exchange(asked.consumer, {}));
+  if (!start) co_return done(start.error());
+  asked.from = *start;
+  home.listening().prepare(std::move(asked), std::move(done));
 }
 
 void listening::turn() {

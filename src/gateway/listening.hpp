@@ -47,6 +47,7 @@ struct listen_request {
   std::string channel;
   bus::start from{bus::from_now{}};
   plain_lease plain{};
+  std::string consumer{};  ///< of a stream: where it goes on decides instead of `from`
 };
 
 /**
@@ -78,6 +79,7 @@ private:
     steady::time_point deadline;
   };
   void prepare_plain(listen_request asked, then done);
+  static boost::asio::awaitable<void> place_consumer(loop& home, listen_request asked, then done);
   boost::asio::awaitable<void> open(std::string channel);
   void give_back(const std::string& channel);
 

@@ -1,6 +1,8 @@
 #include "gateway/multi_session.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
 #include <utility>
 
 #include "base/log.hpp"
@@ -26,26 +28,116 @@ multi_session::~multi_session() {
 }
 
 void multi_session::leave(subscription& s) {
+  if (s.room) s.room->ring();
+  if (!s.attached) return;
   home().shard().unsubscribe(s, s.asked.channel);
+  s.attached = false;
   metrics::adjust(metrics::gauge::subscriptions, -1);
 }
 
-bus::position multi_session::subscribe(std::int64_t id, listen_request asked) {
+multi_session::subscription& multi_session::make(std::int64_t id, listen_request asked) {
   auto made = std::make_unique<subscription>(*this, id, std::move(asked));
   auto& s = *made;
   subscriptions_.emplace(id, std::move(made));
+  return s;
+}
+
+void multi_session::subscribe(std::int64_t id, listen_request asked, std::function<void(result<bus::position>)> fixed) {
+  auto& s = make(id, std::move(asked));
+  bus::position at;
+  if (join(s, s.asked.from, true, at)) return fixed(at);
+  read_tables(s, std::move(fixed));
+}
+
+bool multi_session::join(subscription& s, const bus::start& from, bool tables_first, bus::position& at) {
+  auto given = home().shard().subscribe(s, s.asked.channel, from);
+  if (tables_first && may_be_kept(s.asked.channel, from, given)) {
+    home().shard().unsubscribe(s, s.asked.channel);
+    return false;
+  }
+  s.attached = true;
   metrics::adjust(metrics::gauge::subscriptions, 1);
-  auto given = home().shard().subscribe(s, s.asked.channel, s.asked.from);
   add_missed_notifications(s.asked, given);
   // A replay is bounded by the history, not by the lag a live reader may have.
-  for (auto& e : given.events) pending_.push_back({std::move(e), id});
+  for (auto& e : given.events) pending_.push_back({std::move(e), s.id});
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
-  return given.at;
+  at = given.at;
+  return true;
+}
+
+void multi_session::read_tables(subscription& s, std::function<void(result<bus::position>)> fixed) {
+  s.room = std::make_shared<room_signal>(home().context().get_executor());
+  // The subscription may go, and its id be used again: the signal tells them apart.
+  const auto living = [weak = handle(), id = s.id, room = s.room]() -> subscription* {
+    auto* const self = static_cast<multi_session*>(*weak);
+    if (self == nullptr || self->closed() || self->closing() || self->ending()) return nullptr;
+    const auto found = self->subscriptions_.find(id);
+    return found != self->subscriptions_.end() && found->second->room == room ? found->second.get() : nullptr;
+  };
+  const auto told = std::make_shared<bool>(false);
+  const auto fix = [told, fixed = std::move(fixed)](result<bus::position> at) {
+    if (!std::exchange(*told, true)) fixed(std::move(at));
+  };
+  const auto* const after = std::get_if<bus::position>(&s.asked.from);
+  const auto start = after ? *after : bus::position{home().shared().hub.head().epoch, 0, 0};
+  home().spawn("replay", catch_up(home(), s.asked.channel, s.asked.from,
+                                  {.alive = [living] { return living() != nullptr; },
+                                   .has_room =
+                                       [living] {
+                                         auto& owner = living()->owner;
+                                         return owner.pending_.empty() && owner.out_bytes() == 0;
+                                       },
+                                   .room = s.room,
+                                   .take =
+                                       [living, fix, start](const streams::page& page) {
+                                         auto& self = *living();
+                                         fix(start);
+                                         for (const auto* const e : page.events->events()) self.owner.pending_.push_back({{page.events, e}, self.id});
+                                         metrics::add(metrics::counter::events_out, page.events->events().size());
+                                         self.owner.home().flush_later(self.owner);
+                                       },
+                                   .join =
+                                       [living](const bus::position& at) {
+                                         auto& self = *living();
+                                         bus::position joined;
+                                         if (!self.owner.join(self, at, true, joined)) return false;
+                                         self.room.reset();
+                                         return true;
+                                       },
+                                   .not_kept =
+                                       [living, fix] {
+                                         auto& self = *living();
+                                         self.room.reset();
+                                         bus::position joined;
+                                         self.owner.join(self, self.asked.from, false, joined);
+                                         fix(joined);
+                                       },
+                                   .failed =
+                                       [living, fix, told](const error& why) {
+                                         auto& self = *living();
+                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         if (*told) return self.owner.end(why.code);
+                                         const auto id = self.id;
+                                         auto& owner = self.owner;
+                                         owner.unsubscribe(id);
+                                         fix(why);
+                                       }}));
 }
 
 void multi_session::sort_replay() {
   std::ranges::sort(pending_, {}, [](const waiting& w) { return w.event->seq; });
+}
+
+void multi_session::queue_replay(std::vector<waiting> events) {
+  metrics::add(metrics::counter::events_out, events.size());
+  std::ranges::move(events, std::back_inserter(pending_));
+  home().flush_later(*this);
+}
+
+void multi_session::leave_all() {
+  for (auto& [id, s] : subscriptions_) leave(*s);
+  pending_.clear();
 }
 
 void multi_session::unsubscribe(std::int64_t id) {
@@ -72,6 +164,9 @@ void multi_session::flush() {
     if (closing()) return close_when_peer_does();
     if (pending_.empty()) {
       pending_bytes_ = 0;
+      for (auto& [id, s] : subscriptions_)
+        if (s->room) s->room->ring();
+      on_sent();
       return;
     }
     auto& bytes = out();
@@ -203,23 +298,40 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
     return refuse(id, {errc::too_many, "this connection has as many subscriptions as one may have: open another connection"});
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
   opening_.emplace(id, false);
-  home().listening().prepare({std::move(wanted.channel), wanted.after}, [weak = handle(), id](result<listen_request> ready) {
+  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .consumer = std::move(wanted.consumer)}, [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);
     self->opening_.erase(id);
     if (dropped) return self->refuse(id, {errc::conflict, "unsubscribed before it was confirmed"});
     if (!ready) return self->refuse(id, ready.error());
-    self->confirm(id, std::move(*ready));
+    // What is told later is told only while the subscription, and so the session, is there.
+    self->subscribe(id, std::move(*ready), [self, id](result<bus::position> at) { self->confirm(id, at); });
   });
 }
 
-void websocket_multi::confirm(std::int64_t id, listen_request asked) {
+void websocket_multi::confirm(std::int64_t id, const result<bus::position>& at) {
+  if (!at) return refuse(id, at.error());
   // The reply stands in `out`, which goes before whatever is queued.
-  const auto at = subscribe(id, std::move(asked));
   std::string reply;
-  append_ws_ok(reply, id, at);
+  append_ws_ok(reply, id, *at);
   websocket::append_frame(out(), websocket::opcode::text, reply);
+}
+
+void websocket_multi::act(std::int64_t id, ws_ack&& wanted) {
+  if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
+  home().spawn("ack", acknowledge(home(), handle(), id, std::move(wanted)));
+}
+
+boost::asio::awaitable<void> websocket_multi::acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted) {
+  const auto done = co_await home.shared().behind.ack(std::move(wanted.channel), std::move(wanted.consumer), std::move(wanted.position));
+  auto* const self = static_cast<websocket_multi*>(*weak);
+  if (self == nullptr || self->closed() || self->closing()) co_return;
+  if (!done) co_return self->refuse(id, done.error());
+  std::string reply;
+  append_ws_ok(reply, id);
+  websocket::append_frame(self->out(), websocket::opcode::text, reply);
+  home.flush_later(*self);
 }
 
 void websocket_multi::act(std::int64_t id, const ws_unsubscribe& wanted) {
@@ -280,12 +392,26 @@ stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who
 void stream_multi::begin() {
   // One position stands for all channels: each is subscribed from there, whatever is published while we go through them.
   auto asked = std::exchange(asked_, {});
-  const auto at = home().shared().hub.head();
+  const auto head = home().shared().hub.head();
+  const bus::start from = std::holds_alternative<bus::from_now>(asked.front().from) ? bus::start{head} : asked.front().from;
   std::int64_t id = 0;
-  for (auto& one : asked) {
-    if (std::holds_alternative<bus::from_now>(one.from)) one.from = at;
-    subscribe(id++, std::move(one));
-  }
+  bool whole = true;
+  bus::position at;
+  for (auto& one : asked) whole &= join(make(id++, std::move(one)), from, true, at);
+  arm(home().limits().ping_every);
+  if (whole) return open(head);
+  leave_all();
+  const auto* const after = std::get_if<bus::position>(&from);
+  open(after ? *after : bus::position{head.epoch, 0, 0});
+  room_ = std::make_shared<room_signal>(home().context().get_executor());
+  home().spawn("replay", read_tables(home(), handle(), room_, from));
+}
+
+stream_multi::~stream_multi() {
+  if (room_) room_->ring();
+}
+
+void stream_multi::open(const bus::position& at) {
   sort_replay();
   auto& bytes = out();
   bytes += std::exchange(head_, {});
@@ -297,8 +423,73 @@ void stream_multi::begin() {
     append_text(bytes, at);
     bytes += "\n\n";
   }
-  arm(home().limits().ping_every);
   home().flush_later(*this);
+}
+
+boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room, bus::start from) {
+  const auto living = [&weak]() -> stream_multi* {
+    auto* const self = static_cast<stream_multi*>(*weak);
+    return self == nullptr || self->closed() || self->closing() || self->ending() ? nullptr : self;
+  };
+  auto* self = living();
+  if (self == nullptr) co_return;
+  std::vector<std::pair<std::int64_t, std::string>> channels;
+  for (const auto& [id, s] : self->subscriptions()) channels.emplace_back(id, s->asked.channel);
+  boost::unordered_flat_map<std::int64_t, bool> ordinary;  // no streams
+  const auto asked = from;
+  std::optional<bus::position> sent;
+  for (;;) {
+    std::vector<std::pair<std::int64_t, streams::page>> pages;
+    for (const auto& [id, channel] : channels) {
+      if (ordinary.contains(id)) continue;
+      auto page = co_await home.shared().behind.read_stream(channel, from, SIZE_MAX);
+      if (self = living(); self == nullptr) co_return;
+      if (page) {
+        pages.emplace_back(id, std::move(*page));
+      } else if (page.error().code == errc::not_found) {
+        ordinary.emplace(id, true);
+      } else {
+        log::info("gateway", "a stream cannot be read: {} ({})", page.error().text, page.error().detail);
+        co_return self->end(page.error().code);
+      }
+    }
+    while (self->waiting_bytes() != 0) {
+      co_await room->wait();
+      if (self = living(); self == nullptr) co_return;
+    }
+    if (pages.empty()) co_return self->join_all(from);
+    // As far as every page reaches, the events of all channels are known: up to there they go out in their order.
+    const bool end = std::ranges::all_of(pages, [](const auto& p) { return p.second.end; });
+    std::optional<bus::position> upto;
+    for (const auto& [id, page] : pages)
+      if (end || !page.end) upto = upto ? std::min(*upto, page.upto) : page.upto;
+    std::vector<waiting> ready;
+    for (const auto& [id, page] : pages)
+      for (const auto* const e : page.events->events())
+        if (e->at <= *upto) ready.push_back({{page.events, e}, id});
+    for (const auto& [id, channel] : channels)
+      if (ordinary.contains(id))
+        for (auto& e : home.shared().hub.history(channel, asked, SIZE_MAX).events)  // what was asked for decides about a gap
+          if (e->at <= *upto && (!sent || e->at > *sent)) ready.push_back({std::move(e), id});
+    std::ranges::sort(ready, {}, [](const waiting& w) { return std::pair{w.event->at, w.id}; });
+    self->queue_replay(std::move(ready));
+    from = *upto;
+    sent = *upto;
+    if (!end || home.shared().hub.whole_since() > *upto) continue;
+    while (self->waiting_bytes() != 0) {
+      co_await room->wait();
+      if (self = living(); self == nullptr) co_return;
+    }
+    if (home.shared().hub.whole_since() > *upto) continue;
+    co_return self->join_all(from);
+  }
+}
+
+void stream_multi::join_all(const bus::start& from) {
+  room_.reset();
+  bus::position at;
+  for (const auto& [id, s] : subscriptions()) join(*s, from, false, at);
+  sort_replay();
 }
 
 void stream_multi::on_timer() {

@@ -65,6 +65,25 @@ void post(http_session& s, std::string_view channel, std::string_view content_ty
   s.respond_later("post", post_and_answer(s.home().shared().behind, std::string{channel}, *form, std::move(payload), classic));
 }
 
+asio::awaitable<result<response>> acknowledge(backend& behind, std::string channel, std::string consumer, std::string position) {
+  auto done = co_await behind.ack(std::move(channel), std::move(consumer), std::move(position));
+  if (!done) co_return done.error();
+  co_return response{.status = 204};
+}
+
+/** `POST /v1/channels/{c}/ack?consumer=&position=`. */
+void ack(http_session& s, std::string_view channel) {
+  if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
+  if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
+  if (auto known = s.target().only({"consumer", "position"}); !known) return s.fail(known.error());
+  auto consumer = s.target().required("consumer");
+  if (!consumer) return s.fail(consumer.error());
+  auto position = s.target().required("position");
+  if (!position) return s.fail(position.error());
+  if (auto at = bus::parse_position(*position); !at) return s.fail(at.error());
+  s.respond_later("ack", acknowledge(s.home().shared().behind, std::string{channel}, std::string{*consumer}, std::string{*position}));
+}
+
 /** `/post?channel=&payload=`, by GET or POST; a POST may give the payload as its body, or both as a form. */
 void classic_post(http_session& s) {
   if (s.request().method() != http_method::get && s.request().method() != http_method::post)
@@ -116,10 +135,16 @@ void listen(http_session& s, const std::string& channel) {
   if (s.request().method() == http_method::head) return s.fail({errc::method_not_allowed, "a channel answers GET and POST"});
   if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
   if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
-  if (auto known = s.target().only({"after", "format", "wait"}); !known) return s.fail(known.error());
+  if (auto known = s.target().only({"after", "format", "wait", "consumer"}); !known) return s.fail(known.error());
+  auto consumer = s.target().one("consumer");
+  if (!consumer) return s.fail(consumer.error());
+  if (*consumer && (**consumer).empty()) return s.fail({errc::invalid_argument, "consumer= is empty"});
+  // A consumer goes on where it is; an EventSource that comes back says how far it came, which is later than what it acknowledged.
+  const bool resumes = s.request().header("last-event-id").has_value();
+  if (*consumer && *s.target().one("after")) return s.fail({errc::invalid_argument, "after= or consumer=, not both: a consumer goes on where it is"});
   auto from = start_of(s);
   if (!from) return s.fail(from.error());
-  listen_request asked{channel, *from};
+  listen_request asked{.channel = channel, .from = *from, .consumer = std::string{*consumer && !resumes ? **consumer : ""}};
 
   if (wants_websocket(s.request())) {
     auto accepted = check_upgrade(s.request());
@@ -314,6 +339,7 @@ void route(http_session& s) {
     const std::string content_type{request.header("content-type").value_or("")};
     return post(s, path[2], content_type, s.request().take_body(), false);
   }
+  if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack" && posting) return ack(s, path[2]);
   if (is({"post"})) return classic_post(s);
   if (request.method() != http_method::get && request.method() != http_method::head)
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});

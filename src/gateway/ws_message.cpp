@@ -22,7 +22,7 @@ constexpr std::size_t max_depth = 64;
 constexpr std::size_t max_word = 1024;  // of op, channel and after: longer than any that is valid
 constexpr std::int64_t max_id = (std::int64_t{1} << 53) - 1;
 
-enum class member : std::uint8_t { none, id, op, channel, after, sub, payload };
+enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, consumer, position };
 
 member member_named(std::string_view key) {
   if (key == "id") return member::id;
@@ -31,6 +31,8 @@ member member_named(std::string_view key) {
   if (key == "after") return member::after;
   if (key == "sub") return member::sub;
   if (key == "payload") return member::payload;
+  if (key == "consumer") return member::consumer;
+  if (key == "position") return member::position;
   return member::none;
 }
 
@@ -41,7 +43,7 @@ struct collector {
   static constexpr std::size_t max_string_size = static_cast<std::size_t>(-1);
 
   std::optional<std::int64_t> id, sub;
-  std::optional<std::string> op, channel, after, payload_text;
+  std::optional<std::string> op, channel, after, payload_text, consumer, position;
   std::size_t payload_member{};  // which member of the object it is, from 1; 0: there is none
   bool is_object{}, doubled{}, wrong_type{}, has_nul{};
 
@@ -132,7 +134,8 @@ private:
     if (depth_ != 1) return;
     if (!in_string_) begin_value(true);
     auto* const into = current_ == member::op ? &op : current_ == member::channel ? &channel : current_ == member::after ? &after
-                     : current_ == member::payload ? &payload_text : nullptr;
+                     : current_ == member::payload ? &payload_text : current_ == member::consumer ? &consumer
+                     : current_ == member::position ? &position : nullptr;
     if (into != nullptr) {
       if (!*into) into->emplace();
       if (current_ == member::payload) (*into)->append(part.data(), part.size());
@@ -200,14 +203,22 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
-  if (c.wrong_type) return invalid("`op`, `channel` and `after` are strings, `id` and `sub` are integers");
+  if (c.wrong_type) return invalid("`op`, `channel`, `after`, `consumer` and `position` are strings, `id` and `sub` are integers");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
     if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
     auto after = bus::parse_start(c.after.value_or(""));
     if (!after) return after.error();
-    return ws_request{*c.id, ws_subscribe{std::move(*c.channel), *after}};
+    if (c.consumer && c.after) return invalid("`after` or `consumer`, not both: a consumer goes on where it is");
+    if (c.consumer && c.consumer->empty()) return invalid("`consumer` is empty");
+    return ws_request{*c.id, ws_subscribe{std::move(*c.channel), *after, std::move(c.consumer).value_or("")}};
+  }
+  if (*c.op == "ack") {
+    if (!c.channel || !c.consumer || !c.position) return invalid("`channel`, `consumer` and `position` are needed");
+    if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
+    if (const auto at = bus::parse_position(*c.position); !at) return at.error();
+    return ws_request{*c.id, ws_ack{std::move(*c.channel), std::move(*c.consumer), std::move(*c.position)}};
   }
   if (*c.op == "unsubscribe") {
     if (!is_id(c.sub)) return invalid("`sub` is missing: the id of the subscribe message");
@@ -221,7 +232,7 @@ result<ws_request> make_request(collector& c, std::string_view text) {
     if (c.payload_text) return ws_request{*c.id, ws_post{std::move(*c.channel), std::move(*c.payload_text), bus::payload_form::text}};
     return ws_request{*c.id, ws_post{std::move(*c.channel), std::string{member_bytes(text, c.payload_member)}, bus::payload_form::json}};
   }
-  return error{errc::unsupported, "`op` is subscribe, unsubscribe or post"};
+  return error{errc::unsupported, "`op` is subscribe, unsubscribe, post or ack"};
 }
 
 }  // namespace

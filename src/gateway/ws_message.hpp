@@ -11,10 +11,20 @@
 
 namespace postbus::gateway {
 
-/** {"id":7,"op":"subscribe","channel":"orders","after":POS?}. `after`: a position, "beginning" or "now" (as when absent). */
+/**
+ * {"id":7,"op":"subscribe","channel":"orders","after":POS?}. `after`: a position, "beginning" or "now" (as when absent).
+ * Instead of it "consumer":NAME, of a stream: where that consumer is.
+ */
 struct ws_subscribe {
   std::string channel;
   bus::start after;
+  std::string consumer{};
+};
+/** {"id":10,"op":"ack","channel":"orders","consumer":NAME,"position":POS}: the consumer is done with all up to there. */
+struct ws_ack {
+  std::string channel;
+  std::string consumer;
+  std::string position;
 };
 /** {"id":8,"op":"unsubscribe","sub":7}: `sub` is the id of the subscribe. */
 struct ws_unsubscribe {
@@ -29,7 +39,7 @@ struct ws_post {
 
 struct ws_request {
   std::int64_t id{};  ///< 0 to 2^53-1, chosen by the client
-  std::variant<ws_subscribe, ws_unsubscribe, ws_post> op;
+  std::variant<ws_subscribe, ws_unsubscribe, ws_post, ws_ack> op;
 };
 
 /** A message that cannot be carried out. With an id: reply with `append_ws_error` and go on. Without: nothing to reply to, close with 4400. */

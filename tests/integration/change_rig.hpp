@@ -19,6 +19,7 @@
 #include "feeds/mirror.hpp"
 #include "feeds/table_feeds.hpp"
 #include "streams/message_rows.hpp"
+#include "streams/store.hpp"
 #include "support/cluster.hpp"
 #include "support/coroutine.hpp"
 #include "support/proxy.hpp"
@@ -41,6 +42,7 @@ public:
     feeds = std::make_unique<feeds::table_feeds>(std::make_unique<feeds::database_catalog>(options.conninfo), mirror.get());
     recorder = std::make_unique<streams::recorder>(loop.get_executor(), streams::recorder::settings{.conninfo = options.conninfo, .gather = std::chrono::milliseconds{2}, .follow = std::chrono::milliseconds{20}}, hub);
     messages = std::make_unique<streams::message_rows>(*recorder);
+    store = std::make_unique<streams::store>(loop.get_executor(), streams::store::settings{.conninfo = options.conninfo}, *recorder, hub);
     router = std::make_unique<changes::row_router>(*feeds);
     router->claim("postbus", "messages", *messages);
     reader = std::make_unique<changes::reader>(loop.get_executor(), std::move(options), hub, router.get());
@@ -68,6 +70,7 @@ public:
     reader->stop();
     mirror->stop();
     recorder->stop();
+    store->close();
     wait([this] { return std::ranges::none_of(running_, std::identity{}); });
   }
   /** Runs the loop until `holds()`. */
@@ -95,6 +98,7 @@ public:
   std::unique_ptr<feeds::table_feeds> feeds;
   std::unique_ptr<streams::recorder> recorder;
   std::unique_ptr<streams::message_rows> messages;
+  std::unique_ptr<streams::store> store;
   std::unique_ptr<changes::row_router> router;
   std::unique_ptr<changes::reader> reader;
 

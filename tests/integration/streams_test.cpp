@@ -69,6 +69,7 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
   rig.start();
   db.psql("select postbus.create_stream('s'); select postbus.post('s', '1')");
   rig.payloads("s", 1);
+  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
   db.psql("drop table postbus.messages_1");
   db.psql("select postbus.post('s', '2')");
   EXPECT_THAT(rig.payloads("s", 2), ElementsAre("1", "2"));
