@@ -8,6 +8,7 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json/array.hpp>
+#include <boost/json/parse.hpp>
 
 #include "app/notify_message.hpp"
 #include "base/log.hpp"
@@ -273,6 +274,7 @@ json::object database_side::status() const {
     watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)}, {"columns", std::move(columns)}});
   }
   all["watched"] = std::move(watched);
+  all["streams"] = json::parse(*running_->recorder->summary());
   return all;
 }
 

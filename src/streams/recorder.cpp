@@ -338,16 +338,21 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
 
 asio::awaitable<void> recorder::maintain() {
   while (!stopped_) {
+    auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
+    if (session && leading_) {
+      auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, settle_deadline);
+      if (!done) log::warning("streams", "old messages could not be dropped: {} ({})", done.error().text, done.error().detail);
+    }
+    if (session && !stopped_) {
+      auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
+      if (found) summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+    }
+    // Without a session the recorder's own has the same trouble, and tells.
     const auto until = steady::now() + settings_.maintain;
     while (!stopped_ && steady::now() < until) {
       maintain_timer_.expires_at(until);
       co_await maintain_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     }
-    if (stopped_ || !leading_) continue;
-    auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
-    if (!session) continue;  // the recorder's session has the same trouble, and tells
-    auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, settle_deadline);
-    if (!done) log::warning("streams", "old messages could not be dropped: {} ({})", done.error().text, done.error().detail);
   }
 }
 

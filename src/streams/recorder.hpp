@@ -3,8 +3,10 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,7 +21,7 @@ namespace postbus::streams {
  * have read until the holder has written it, so that each can go on where another stopped. The holder also has old
  * segments dropped.
  *
- * Thread: its executor's, the reader's; recorded_lsn() any after construction is not promised. `h` must outlive it.
+ * Thread: its executor's, the reader's, except where said. `h` must outlive it.
  */
 class recorder {
 public:
@@ -63,6 +65,8 @@ public:
   std::uint64_t recorded_lsn() const { return queue_.empty() ? UINT64_MAX : queue_.front().lsn - 1; }
   bool idle() const { return queue_.empty(); }
   bool leading() const { return leading_; }
+  /** The streams and their sizes as a JSON array, some seconds old; any thread. */
+  std::shared_ptr<const std::string> summary() const { return summary_.load(); }
   /** Returns when recorded() has moved, or after `longest`. */
   boost::asio::awaitable<void> progress(steady::duration longest);
 
@@ -90,6 +94,7 @@ private:
   mark mark_{};
   std::deque<transaction> queue_;
   std::size_t begun_{};  ///< how often start_ was set: a settling of an older one does not count
+  std::atomic<std::shared_ptr<const std::string>> summary_{std::make_shared<const std::string>("[]")};
   bool leading_{}, settled_{}, asked_{}, stopped_{};
 };
 

@@ -210,10 +210,4 @@ asio::awaitable<result<>> store::ack(std::string channel, std::string consumer, 
   co_return result<>{};
 }
 
-asio::awaitable<result<std::string>> store::summary() {
-  auto found = co_await ask(embedded_sql::find("statements/streams/summary.sql"), {});
-  if (!found) co_return found.error();
-  co_return std::string{found->text(0, 0)};
-}
-
 }  // namespace postbus::streams

@@ -31,8 +31,6 @@ public:
   boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer);
   /** Remembers it; errors as for_client() makes them of what postbus.ack refuses. */
   boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position);
-  /** Streams past their bound in bytes, or with partitions missing: for the status. */
-  boost::asio::awaitable<result<std::string>> summary();
   void close() { sessions_.close(); }
 
 private:

@@ -182,3 +182,23 @@ test('a slow reader of much holds no transaction and gets it all', async () => {
     await gateway.stop();
   }
 });
+
+test('the command line makes streams, lists them, and a consumer prints each message once over several runs', async () => {
+  const { binary } = await import('./harness/gateway.mjs');
+  const postbus = (...args) => spawnSync(binary, args, { encoding: 'utf8', timeout: 20_000, env: { ...process.env, POSTBUS_DB: here.url, POSTBUS_URL: here.gateway.url } });
+  assert.equal(postbus('stream', 'create', 'log', '--keep', '2 hours', '--max-bytes', '2MiB', '--max-count', '1000').status, 0);
+  assert.equal(here.psql("select keep, max_bytes, max_count from postbus.streams where channel = 'log'"), '02:00:00|2097152|1000');
+  for (let round = 0; round < 3; ++round) {
+    post('log', round * 5 + 1, round * 5 + 5);
+    const ran = postbus('listen', 'log', '--json', '--consumer', 'etl', '--count', '5');
+    assert.equal(ran.status, 0, ran.stderr);
+    assert.deepEqual(ran.stdout.trim().split('\n').map((line) => JSON.parse(line).payload), numbers(round * 5 + 1, round * 5 + 5));
+  }
+  const listed = postbus('stream', 'list', '--json').stdout.trim().split('\n').map((line) => JSON.parse(line));
+  assert.ok(listed.some((s) => s.channel === 'log' && s.past_bytes === false));
+  assert.equal(postbus('listen', 'log', '--consumer', 'etl', '--from', 'beginning').status, 2);
+  assert.equal(postbus('stream', 'create').status, 2);
+  assert.equal(postbus('stream', 'drop', 'log').status, 0);
+  assert.equal(postbus('stream', 'drop', 'log').status, 1);
+  assert.equal(postbus('listen', 'log', '--consumer', 'etl').status, 1);
+});
