@@ -1,5 +1,5 @@
 // Streams: what it costs to post to one, and how fast one listener is given what it missed.
-import { spawn } from 'node:child_process';
+import http from 'node:http';
 
 import { cluster, gateway } from './cluster.mjs';
 import { sleep } from './machine.mjs';
@@ -12,18 +12,19 @@ const scripts = {
 
 /** Seconds until so many lines of a stream have come to one listener. */
 function replay(front, channel, count) {
-  const url = `http://${front.address}/wait?channel=${channel}&loop=true&after=beginning`;
   const started = performance.now();
   return new Promise((resolve, reject) => {
-    const reader = spawn('sh', ['-c', `curl -sN '${url}' | head -n ${count} | wc -l`]);
-    let text = '';
-    reader.stdout.on('data', (part) => (text += part));
-    reader.once('error', reject);
-    reader.once('close', () => {
-      const seconds = (performance.now() - started) / 1000;
-      if (Number(text) !== count) reject(new Error(`${text.trim()} messages of ${count} came`));
-      else resolve(seconds);
+    const request = http.get(`http://${front.address}/wait?channel=${channel}&loop=true&after=beginning`, { agent: false }, (answer) => {
+      let lines = 0;
+      answer.on('data', (part) => {
+        for (let at = part.indexOf(10); at !== -1; at = part.indexOf(10, at + 1)) ++lines;
+        if (lines < count) return;
+        resolve((performance.now() - started) / 1000);
+        request.destroy();
+      });
+      answer.once('end', () => reject(new Error(`${lines} messages of ${count} came`)));
     });
+    request.once('error', reject);
   });
 }
 
