@@ -24,6 +24,8 @@ struct client_options {
 enum class link_state : std::uint8_t { connected, lost, ended };
 
 struct listen_options {
+  /** Of streams: go on after what this consumer has acknowledged (client::ack); instead of `after`. */
+  std::string consumer{};
   std::string after{};        ///< "" or "now", "beginning" (the oldest event the gateway keeps), or a position
   /**
    * A file that remembers the position of each channel, so that the next run goes on where this one stopped. It wins
@@ -124,6 +126,9 @@ public:
   listener listen(std::vector<std::string> channels, listen_options options = {}) const;
   /** As above, with every event given to `handler` on the subscription's thread. A handler that throws ends it. */
   subscription listen(std::vector<std::string> channels, std::function<void(const event&)> handler, listen_options options = {}) const;
+
+  /** A consumer of a stream is done with all up to `position`: it goes on after it next time. Throws request_error. */
+  void ack(std::string_view channel, std::string_view consumer, std::string_view position) &;
 
   /** The gateway's `GET /v1/status`: a JSON document (docs/cli.md names its fields). */
   std::string status() &;

@@ -14,14 +14,19 @@ begin
       ('postbus_worker',   'usage on schema postbus'),
       ('postbus_admin',    'usage on schema postbus'),
       ('postbus_poster',   'select on postbus.meta'),
-      ('postbus_listener', 'select on postbus.meta, postbus.watched'),
+      ('postbus_listener', 'select on postbus.meta, postbus.watched, postbus.streams, postbus.consumers'),
       ('postbus_worker',   'select on postbus.meta'),
-      ('postbus_admin',    'select on postbus.meta, postbus.migrations, postbus.watched, postbus.watched_tables'),
+      ('postbus_admin',    'select on postbus.meta, postbus.migrations, postbus.watched, postbus.watched_tables, postbus.streams, postbus.consumers'),
+      ('postbus_admin',    'select on postbus.messages, postbus.messages_default, postbus.stream_channels, postbus.stream_segments, postbus.stream_positions, postbus.stream_recorder, postbus.stream_consumers'),
+      ('postbus_admin',    'update on postbus.stream_recorder'),
       ('postbus_poster',   'execute on function postbus.post(text, text), postbus.post(text, jsonb), postbus.position()'),
       ('postbus_listener', 'execute on function postbus.position(), postbus.watch_faults(oid, text), postbus.identity_fault(oid), postbus.identity_fix(oid)'),
       ('postbus_admin',    'execute on function postbus.watch(regclass, text[], text, text), postbus.unwatch(regclass), postbus.repair_publication()'),
       ('postbus_admin',    'execute on function postbus.claim_epoch(text, bigint), postbus.new_epoch(), postbus.record_slot(text)'),
-      ('postbus_admin',    'execute on function postbus.use_transport(text), postbus.set_payload_limit(integer)')
+      ('postbus_admin',    'execute on function postbus.use_transport(text), postbus.set_payload_limit(integer)'),
+      ('postbus_listener', 'execute on function postbus.ack(text, text, text), postbus.segment_bytes(integer), postbus.messages_after(integer, bigint, bytea)'),
+      ('postbus_admin',    'execute on function postbus.create_stream(text, interval, bigint, bigint), postbus.drop_stream(text), postbus.maintain_streams()'),
+      ('postbus_admin',    'execute on function postbus.record_positions(bigint, bigint, integer[], bigint[], integer[], bytea[]), postbus.adopt_messages(bigint, bigint, bigint[]), postbus.renumber_streams(bigint, bigint)')
     ) as given (role, rights)
   loop
     if exists (select from pg_catalog.pg_roles where rolname = wanted.role) then

@@ -98,6 +98,7 @@ struct words {
   watch_options watch;
   std::vector<std::string> unwatch;
   watched_options watched;
+  stream_options stream;
   status_options status;
   std::vector<std::string> psql;
   serve_options serve;
@@ -165,11 +166,13 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("channel", said.listen.channels, "What to listen on")->required()->type_name("CHANNEL");
   c->add_flag("--json", said.listen.json, "One JSON object per line: id, channel, kind, at, payload");
   auto* from = c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
-  c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
-  c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
-  c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
-  c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
-  c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
+  auto* resume = c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
+  auto* where = c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
+  auto* columns = c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
+  auto* maybe = c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
+  auto* snapshot = c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
+  auto* consumer = c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")->type_name("NAME");
+  for (auto* const other : {from, resume, where, columns, maybe, snapshot}) consumer->excludes(other);
   c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
 
   c = add_command(app, "wait", "Wait for one message, print its payload and end", "postbus wait deployed --timeout 5m && ./smoke-test");
@@ -189,6 +192,14 @@ void add_commands(CLI::App& app, words& said) {
 
   c = add_command(app, "watched", "List the watched tables", "postbus watched --json");
   c->add_flag("--json", said.watched.json, "One JSON object per line");
+
+  c = add_command(app, "stream", "Keep the messages of a channel: create, list, drop", "postbus stream create workerB --keep '7 days'\n  postbus stream list --json");
+  c->add_option("action", said.stream.action, "What to do")->required()->check(CLI::IsMember({"create", "list", "drop"}))->type_name("create|list|drop");
+  c->add_option("channel", said.stream.channel, "The channel")->type_name("CHANNEL");
+  c->add_option("--keep", said.stream.keep, "How long messages are kept (7 days)")->type_name("INTERVAL");
+  c->add_option("--max-bytes", said.stream.max_bytes, "How many bytes of them (1GiB)")->transform(CLI::AsSizeValue(false))->type_name("SIZE");
+  c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(CLI::PositiveNumber)->type_name("N");
+  c->add_flag("--json", said.stream.json, "One JSON object per line");
 
   c = add_command(app, "status", "Show a gateway's channels, listeners, lag and slot", "postbus status --json | jq .lag_ms");
   c->add_flag("--json", said.status.json, "The gateway's own JSON document");
@@ -262,6 +273,7 @@ int run_command(std::string_view name, words& said) {
   }
   if (name == "watch") return watch(said.at, said.watch);
   if (name == "unwatch") return unwatch(said.at, said.unwatch);
+  if (name == "stream") return stream(said.at, said.stream);
   if (name == "watched") return watched(said.at, said.watched);
   if (name == "status") return status(said.at, said.status);
   return psql(said.at, said.psql);

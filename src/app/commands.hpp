@@ -38,6 +38,7 @@ struct listen_command {
   std::vector<std::string> columns;
   bool maybe{};
   bool snapshot{};
+  std::string consumer;
   std::optional<std::uint64_t> count;
   bool json{};
 };
@@ -64,6 +65,14 @@ struct watched_options {
   bool json{};
 };
 int watched(const targets& at, const watched_options& options);
+
+struct stream_options {
+  std::string action;  ///< create, list or drop
+  std::string channel;
+  std::string keep, max_bytes, max_count;  ///< empty: what the schema takes by itself
+  bool json{};
+};
+int stream(const targets& at, const stream_options& options);
 
 struct status_options {
   bool json{};

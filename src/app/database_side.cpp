@@ -8,14 +8,18 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json/array.hpp>
+#include <boost/json/parse.hpp>
 
 #include "app/notify_message.hpp"
 #include "app/tier_watch.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
+#include "changes/row_router.hpp"
 #include "feeds/binding.hpp"
 #include "feeds/catalog.hpp"
+#include "streams/message_rows.hpp"
+#include "streams/store.hpp"
 
 namespace postbus::app {
 namespace {
@@ -47,13 +51,19 @@ struct database_side::running {
     if (!tier.wal()) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
+    recorder.emplace(executor, streams::recorder::settings{.conninfo = options.conninfo_direct}, self.hub_);
+    messages.emplace(*recorder);
+    store.emplace(executor, streams::store::settings{.conninfo = options.conninfo}, *recorder, self.hub_);
+    router.emplace(*feeds);
+    router->claim("postbus", "messages", *messages);
     reader.emplace(executor,
                    changes::reader_options{.conninfo = options.conninfo,
                                            .conninfo_direct = options.conninfo_direct,
                                            .slot = {.wanted = options.slot},
                                            .window = options.window,
+                                           .recorded = [this] { return recorder->recorded_lsn(); },
                                            .spill = options.spill},
-                   self.hub_, &*feeds);
+                   self.hub_, &*router);
     snapshots.emplace(executor, feeds::snapshots::settings{.conninfo = options.conninfo_direct, .bytes = options.snapshot_bytes}, self.hub_, *reader,
                       [&self](std::string_view name, asio::awaitable<void> work) { self.spawn(name, std::move(work)); });
   }
@@ -63,6 +73,10 @@ struct database_side::running {
   asio::steady_timer changed;  // cancelled when the listener is back
   std::optional<class feeds::mirror> mirror;
   std::optional<feeds::table_feeds> feeds;
+  std::optional<streams::recorder> recorder;
+  std::optional<streams::message_rows> messages;
+  std::optional<streams::store> store;
+  std::optional<changes::row_router> router;
   std::optional<changes::reader> reader;
   std::optional<class feeds::snapshots> snapshots;
   tier_watch tier;  // asks the reader
@@ -96,6 +110,8 @@ void database_side::start(asio::any_io_executor executor, database_options optio
     spawn("the reader", r.reader->run());
     spawn("the reader's attendant", r.reader->beside());
     spawn("the mirror", r.mirror->run());
+    spawn("the streams' recorder", r.recorder->run());
+    spawn("the streams' maintenance", r.recorder->maintain());
   } else {
     hub_.begin({options_.epoch, options_.lsn, bus::position::end_of_commit});
   }
@@ -124,6 +140,8 @@ void database_side::stop() {
     running_->snapshots->stop();
     running_->reader->stop();
     running_->mirror->stop();
+    running_->recorder->stop();
+    running_->store->close();
   }
   running_->pool.close();
 }
@@ -249,6 +267,28 @@ asio::awaitable<result<std::shared_ptr<const feeds::view>>> database_side::open_
   co_return running_->feeds->views().open(std::move(*bound), executor_);
 }
 
+// --- Streams
+
+error database_side::no_streams() const {
+  const auto tier = running_->tier.now();
+  return {errc::unsupported, "streams need the database's logical WAL, which this gateway cannot read: " + tier.reason + ". " + tier.fix};
+}
+
+asio::awaitable<result<streams::page>> database_side::read_stream(std::string channel, bus::start from, std::size_t most) {
+  if (!running_->tier.wal()) co_return error{errc::not_found, "this gateway cannot read the WAL, and so no streams"};
+  co_return co_await asio::co_spawn(executor_, running_->store->read(std::move(channel), from, most), asio::use_awaitable);
+}
+
+asio::awaitable<result<bus::start>> database_side::consumer_start(std::string channel, std::string consumer) {
+  if (!running_->tier.wal()) co_return no_streams();
+  co_return co_await asio::co_spawn(executor_, running_->store->consumer_start(std::move(channel), std::move(consumer)), asio::use_awaitable);
+}
+
+asio::awaitable<result<>> database_side::ack(std::string channel, std::string consumer, std::string position) {
+  if (!running_->tier.wal()) co_return no_streams();
+  co_return co_await asio::co_spawn(executor_, running_->store->ack(std::move(channel), std::move(consumer), std::move(position)), asio::use_awaitable);
+}
+
 // --- State
 
 bool database_side::ready() const { return running_ && listening_.load() && (!running_->reader || running_->reader->status().ready()); }
@@ -284,6 +324,7 @@ json::object database_side::status() const {
   for (const auto& s : running_->snapshots->under_way())
     snapshots.push_back({{"channel", s.channel}, {"filter", s.filter.empty() ? json::value{} : json::value(s.filter)}, {"rows", s.rows}, {"estimated", s.estimated < 0 ? json::value{} : json::value(s.estimated)}, {"readers", s.readers}, {"complete", s.complete}});
   all["snapshots"] = std::move(snapshots);
+  all["streams"] = json::parse(*running_->recorder->summary());
   return all;
 }
 

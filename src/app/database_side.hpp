@@ -59,6 +59,9 @@ public:
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
   boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
   boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) override;
+  boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most) override;
+  boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer) override;
+  boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;
   bool ready() const override;
   boost::json::object status() const override;
 
@@ -73,6 +76,7 @@ private:
   boost::asio::awaitable<result<std::string>> find_feed_here(std::string table);
   boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view_here(std::string channel, feeds::view_request asked);
   error no_feeds() const;
+  error no_streams() const;
   void notified(const postgres::notification& n);
   void publish_notified();
   void listener_lost(const error& why);

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <optional>
 
@@ -66,7 +67,13 @@ int listen(const targets& at, const listen_command& options) {
   const terminal on{stdout};
   std::uint64_t seen = 0;
   try {
-    auto from = connect_client(at, *gateway).listen(options.channels, {.after = options.from, .resume_file = options.resume_file, .save_by_itself = false, .on_link = reporter(), .where = options.where, .columns = options.columns, .maybe = options.maybe, .snapshot = options.snapshot});
+    auto gate = connect_client(at, *gateway);
+    std::map<std::string, std::string> printed;  // of a consumer, what is to be acknowledged
+    const auto acknowledge = [&] {
+      for (const auto& [channel, position] : printed) gate.ack(channel, options.consumer, position);
+      printed.clear();
+    };
+    auto from = gate.listen(options.channels, {.consumer = options.consumer, .after = options.from, .resume_file = options.resume_file, .save_by_itself = false, .on_link = reporter(), .where = options.where, .columns = options.columns, .maybe = options.maybe, .snapshot = options.snapshot});
     running.set(&from);
     auto saved = steady::now();
     if (on.is_terminal()) fmt::print(stderr, "{}\n", terminal{stderr}.paint(style::faint, "listening; Ctrl-C ends it"));
@@ -74,16 +81,21 @@ int listen(const targets& at, const listen_command& options) {
       if (!from.ready() || steady::now() - saved >= save_interval) {
         if (!flush_output()) return tell_output_lost();
         from.save();  // only now: what is printed must be out before its position is saved
+        acknowledge();
         saved = steady::now();
       }
       const auto e = from.next(std::chrono::hours{1});
       if (!e) continue;
       const auto line = options.json ? to_json(*e) : line_of(*e, on);
       if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size() || std::putchar('\n') == EOF) return tell_output_lost();
+      if (!options.consumer.empty() && !e->is_notice()) printed.insert_or_assign(e->channel, e->position);
       if (!e->is_notice()) ++seen;
     }
     const bool written = flush_output();
-    if (written) from.save();
+    if (written) {
+      from.save();
+      acknowledge();
+    }
     running.set(nullptr);
     return written ? exit_ok : tell_output_lost();
   } catch (const request_error& why) {

@@ -72,6 +72,23 @@ void add_members(table& out, const json::object& of, const std::string& prefix) 
   }
 }
 
+/** Streams that hold more than they should; nothing while all keep their bounds. */
+void print_streams(const json::array& streams, const terminal& on) {
+  table out{{{"stream past its bound"}, {"size", table::align::right}, {"bound", table::align::right}}};
+  for (const auto& entry : streams) {
+    if (!entry.is_object()) continue;
+    const auto& s = entry.get_object();
+    const auto* const past = s.if_contains("past_bytes");
+    if (!past || !past->is_bool() || !past->get_bool()) continue;
+    const auto text = [&](std::string_view name) {
+      const auto* value = s.if_contains(json::string_view{name.data(), name.size()});
+      return value ? text_of(name, *value) : std::string{};
+    };
+    out.add({{visible(text("channel")), style::warn}, {human_bytes(s.at("bytes").to_number<double>())}, {human_bytes(s.at("max_bytes").to_number<double>())}});
+  }
+  if (!out.empty()) fmt::print("\n{}", out.text(on));
+}
+
 void print_channels(const json::array& channels, const terminal& on) {
   table out{{{"channel"}, {"listeners", table::align::right}, {"events", table::align::right}, {"last"}}};
   for (const auto& entry : channels) {
@@ -113,6 +130,7 @@ int status(const targets& at, const status_options& options) {
   out.add({{"gateway", style::faint}, {*gateway, style::strong}});
   add_members(out, parsed.get_object(), {});
   fmt::print("{}", out.text(on));
+  if (const auto* streams = parsed.get_object().if_contains("streams"); streams && streams->is_array()) print_streams(streams->get_array(), on);
   if (const auto* channels = parsed.get_object().if_contains("channels"); channels && channels->is_array()) print_channels(channels->get_array(), on);
   return exit_ok;
 }

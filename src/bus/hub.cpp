@@ -360,6 +360,11 @@ position hub::head() const {
   return state_->head;
 }
 
+position hub::whole_since() const {
+  const std::scoped_lock lock{state_->guard};
+  return state_->gaps.empty() ? state_->floor : std::max(state_->floor, state_->gaps.back().to);
+}
+
 void hub::attach(shard& s) {
   const std::scoped_lock lock{state_->guard};
   state_->shards.push_back(&s);

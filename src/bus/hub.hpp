@@ -102,6 +102,8 @@ public:
   void announce_reset(position at, std::string_view reason);
   /** The position up to which everything has been published. */
   position head() const;
+  /** history() after this position or a later one has no gap. */
+  position whole_since() const;
 
   void attach(shard& s);
   void detach(shard& s);

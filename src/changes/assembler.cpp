@@ -47,7 +47,9 @@ void assembler::start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_
   applied_ = {epoch, start_lsn, bus::position::end_of_commit};
   resume_lsn_ = start_lsn;
   if (handed_out_.epoch != epoch) handed_out_ = {epoch, 0, 0};
-  if (rows_) rows_->started(server_version);
+  if (!rows_) return;
+  rows_->begins_at(applied_);
+  rows_->started(server_version);
 }
 
 result<assembler::want> assembler::take(const pgoutput::frame& frame) {
@@ -158,9 +160,11 @@ result<assembler::want> assembler::commit(const pgoutput::commit& c) {
   resume_lsn_ = std::max(resume_lsn_, c.end_lsn);
   if (dropping_) {
     lost_ = {before, end, now_.xid};
+    if (rows_) rows_->lost(end);
     return want::announce;
   }
   place_open_events(c.end_lsn);
+  if (rows_) rows_->completed();
   return batch_->bytes() >= limits_.publish_bytes && first_ > 0 ? want::publish : want::nothing;
 }
 

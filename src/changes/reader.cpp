@@ -15,7 +15,8 @@
 // 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over.
 //
 // What is acknowledged of a permanent slot lies behind what is applied (resume_window): the server keeps that much WAL for
-// listeners that resume after a restart. A round within one process goes on where the last one ended.
+// listeners that resume after a restart. A round within one process goes on where the last one ended. Nor does it go beyond
+// what is written down of streams (reader_options::recorded), whatever the window says.
 //
 // Back-pressure: when the hub says it has no room we stop reading and the server waits for us; its WAL grows meanwhile,
 // bounded by max_slot_wal_keep_size. We go on answering it, so that it does not take us for dead.
@@ -183,6 +184,7 @@ asio::awaitable<result<>> reader::stream_once() {
     hub_.publish(std::move(rest));
   }
   last_applied_ = assembler_.applied();
+  hub_.advance(last_applied_);
   resume_lsn_ = assembler_.resume_lsn();
   if (!ended && slot_.permanent && postgres::sqlstate(ended.error()) == undefined_object) slots_.poisoned();
   co_return ended;
@@ -267,11 +269,16 @@ asio::awaitable<result<>> reader::follow() {
     auto published = co_await publish();
     if (!published) co_return published;
     // What was applied long ago leaves the window while nothing new comes, too.
-    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), window_.acknowledge(steady::now()));
+    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledge());
     auto waited = co_await stream_->wait(24h);
     if (!waited) co_return waited;
   }
   co_return result<>{};
+}
+
+/** What the server may forget of the WAL: what neither resuming listeners nor the tables of streams need any more. */
+std::uint64_t reader::acknowledge() {
+  return window_.acknowledge(steady::now(), options_.recorded ? options_.recorded() : UINT64_MAX);
 }
 
 /** Takes every frame that is here. */

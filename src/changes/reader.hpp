@@ -3,6 +3,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -31,6 +32,8 @@ struct reader_options {
   bool poke{true};  ///< hurry asynchronous commits along; see flush_policy
   slot_keeper::settings slot{.wanted = slot_choice::temporary};
   resume_window::bounds window{};  ///< of a permanent slot
+  /** Of a permanent slot: what ends at or before this LSN is kept elsewhere too; nothing after it may be acknowledged. Empty: no bound. Reader's thread. */
+  std::function<std::uint64_t()> recorded{};
   spill_limits spill{};
   std::uint32_t decoding_kib{64 * 1024};  ///< see postgres::stream_options
   slot_guard::limits guard{};
@@ -94,6 +97,7 @@ private:
   boost::asio::awaitable<result<>> act(result<assembler::want> wanted);
   boost::asio::awaitable<result<>> follow();
   boost::asio::awaitable<result<>> publish();
+  std::uint64_t acknowledge();
   void announce_start();
   void look_whether_caught_up();
   void measured(const slot_health& health);

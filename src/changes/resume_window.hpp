@@ -24,8 +24,11 @@ public:
   void begin(steady::time_point now, std::uint64_t lsn);
   /** Everything up to `lsn` is applied. Never backwards. */
   void applied(steady::time_point now, std::uint64_t lsn);
-  /** What may be acknowledged at this moment; grows only. */
-  std::uint64_t acknowledge(steady::time_point now);
+  /**
+   * What may be acknowledged at this moment; grows only. Nothing behind `bound`, which may lie within a commit's record, where
+   * acknowledging would pass that commit over: so what is given is always a place at which something ended.
+   */
+  std::uint64_t acknowledge(steady::time_point now, std::uint64_t bound = UINT64_MAX);
   /** Gives the window up until now: the server is short of disk. */
   void release();
 

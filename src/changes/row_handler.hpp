@@ -26,6 +26,8 @@ class row_handler {
 public:
   virtual ~row_handler() = default;
 
+  /** Tells, before started(), after which position everything will come: possibly one that came already. */
+  virtual void begins_at(const bus::position&) {}
   /** A new stream begins: relations will be told anew. `server_version` as 150020. */
   virtual void started(int server_version) = 0;
   /** Views are valid during the call only. */
@@ -42,10 +44,14 @@ public:
   /** Fails only when the database cannot be asked; the stream is then made anew. */
   virtual boost::asio::awaitable<result<>> resolve() = 0;
 
-  /** The transaction is complete and `events`, its own in order, have their positions. */
+  /** The transaction has committed and `events`, its own in order, have their positions. Of a large one that was streamed it is called piece by piece. */
   virtual void committed(std::span<bus::event* const> events) = 0;
-  /** The transaction's events were dropped: it is too large, or the stream ended within it. */
+  /** committed() has been told of all of the transaction. */
+  virtual void completed() {}
+  /** The transaction's events were dropped: it is too large, or the stream ended within it, perhaps behind some pieces. It may come again, whole. */
   virtual void abandoned() = 0;
+  /** A transaction has committed there whose events were dropped; committed() was told of none of them. */
+  virtual void lost(const bus::position&) {}
   /** `events` are about to be published, with nothing in between: the place to derive further events from them (bus::batch::derive). */
   virtual void before_publish(bus::batch&) {}
 };

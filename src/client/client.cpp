@@ -119,6 +119,14 @@ subscription client::listen(std::vector<std::string> channels, std::function<voi
   return subscription{std::make_unique<subscription::impl>(listen(std::move(channels), std::move(options)), std::move(handler))};
 }
 
+void client::ack(std::string_view channel, std::string_view consumer, std::string_view position) & {
+  const std::lock_guard lock{impl_->guard};
+  const auto answer = impl_->request("POST", fmt::format("/v1/channels/{}/ack?consumer={}&position={}", remote::percent_encode(channel),
+                                                         remote::percent_encode(consumer), remote::percent_encode(position)), "text/plain", {});
+  if (!answer) remote::raise(answer.error());
+  if (answer->status() < 200 || answer->status() > 299) remote::raise(remote::problem_of(*answer));
+}
+
 std::string client::status() & {
   const std::lock_guard lock{impl_->guard};
   const auto answer = impl_->request("GET", "/v1/status", {}, {});

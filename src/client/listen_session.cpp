@@ -17,8 +17,8 @@ bool is_final_status(int status) { return status >= 300 && status < 500 && statu
 
 }  // namespace
 
-listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of)
-    : after_{std::move(after)}, random_{seed} {
+listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of, std::string consumer)
+    : after_{std::move(after)}, consumer_{std::move(consumer)}, random_{seed} {
   for (auto& name : channels) {
     if (std::ranges::any_of(channels_, [&](const channel& c) { return c.name == name; })) continue;
     const auto at = known.find(name);
@@ -49,7 +49,10 @@ std::vector<std::string> listen_session::opened() {
     auto& text = out.emplace_back(fmt::format(R"({{"id":{},"op":"subscribe","channel":)", i + 1));
     append_json_string(text, c.name);
     const auto from = !c.at.empty() ? c.at : c.over ? std::string{} : after_;  // "beginning" or "now" until something is known
-    if (!from.empty()) {
+    if (c.at.empty() && !consumer_.empty()) {
+      text += R"(,"consumer":)";
+      append_json_string(text, consumer_);
+    } else if (!from.empty()) {
       text += R"(,"after":)";
       append_json_string(text, from);
     }

@@ -44,7 +44,7 @@ public:
   static constexpr std::chrono::milliseconds first_pause{100}, longest_pause{10'000}, drain_spread{1'000};
 
   /** `after` is "", "now", "beginning" or a position; `known` positions win over it, channel by channel. */
-  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of = {});
+  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of = {}, std::string consumer = {});
 
   /** A WebSocket is open: the text frames to send. */
   std::vector<std::string> opened();
@@ -73,6 +73,7 @@ private:
   std::vector<channel> channels_;
   std::string after_;
   std::string filter_;  ///< members of a subscribe message, each behind its comma
+  std::string consumer_;  ///< decides where a channel starts of which nothing is known yet
   std::mt19937_64 random_;
   std::size_t open_{};   ///< channels not yet confirmed
   int attempts_{};       ///< connections in a row that were not confirmed

@@ -7,9 +7,11 @@
 
 #include "base/result.hpp"
 #include "bus/event.hpp"
+#include "bus/hub.hpp"
 #include "bus/position.hpp"
 #include "feeds/spool.hpp"
 #include "feeds/view.hpp"
+#include "streams/page.hpp"
 
 namespace postbus::gateway {
 
@@ -40,6 +42,12 @@ public:
   virtual boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string, std::shared_ptr<const feeds::view>) {
     co_return error{errc::unsupported, "this gateway has no tables"};
   }
+  /** What a stream keeps after `from`, a piece of it: at most `most` messages. errc::not_found: the channel is not a stream. */
+  virtual boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most);
+  /** Where a named consumer of a stream goes on. errc::not_found: the channel is not a stream. */
+  virtual boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer);
+  /** Remembers that a consumer is done with all up to a position (checked for its form only). */
+  virtual boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position);
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
   /** The database's part of /v1/status. */

@@ -24,29 +24,40 @@ channel_session::~channel_session() {
     home().shard().unsubscribe(*this);
     metrics::adjust(metrics::gauge::subscriptions, -1);
   }
+  if (room_) room_->ring();
 }
 
 void channel_session::begin() {
-  if (!asked_.rows) return attach_to_log();
+  if (!asked_.rows) {
+    if (!join(asked_.from, true)) read_tables();
+    return;
+  }
   rows_ = std::make_unique<snapshot_rows>(std::move(asked_.rows), flush_from_any_thread());
+  opened_ = true;
   append_opening(out(), {});
   home().flush_later(*this);
 }
 
-/** The subscription: what history has goes out first. */
-void channel_session::attach_to_log() {
-  if (rows_) asked_.from = rows_->from();
-  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), asked_.from, asked_.channel);
+bool channel_session::join(const bus::start& from, bool tables_first) {
+  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), from, asked_.channel);
+  if (tables_first && may_be_kept(asked_.channel, from, given)) {
+    home().shard().unsubscribe(*this);
+    return false;
+  }
   metrics::adjust(metrics::gauge::subscriptions, 1);
   complete_replay(asked_, given);
-  const bool joined = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
-  if (!rows_) append_opening(out(), given.at);
-  if (!joined) return begin_over(errc::start_over);
+  const bool whole = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
+  if (!std::exchange(opened_, true)) append_opening(out(), given.at);
+  if (!whole) {
+    begin_over(errc::start_over);
+    return true;
+  }
   rows_.reset();
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
   if (asked_.view && asked_.view->ended()) on_ended();
+  return true;
 }
 
 void channel_session::on_ended() { end(asked_.view->why().code); }
@@ -58,7 +69,10 @@ bool channel_session::give_rows() {
     switch (rows_->next(put)) {
       case snapshot_rows::outcome::row: break;
       case snapshot_rows::outcome::waiting: return !bytes.empty();
-      case snapshot_rows::outcome::complete: attach_to_log(); return true;
+      case snapshot_rows::outcome::complete:
+        asked_.from = rows_->from();
+        join(asked_.from, false);
+        return true;
       case snapshot_rows::outcome::failed:
         log::info("gateway", "a snapshot for a reader of {} ended early: {} ({})", asked_.channel, rows_->why().text, rows_->why().detail);
         begin_over(rows_->why().code);
@@ -74,6 +88,52 @@ void channel_session::begin_over(errc why) {
   end(traits(why).retry ? errc::start_over : why);
 }
 
+void channel_session::read_tables() {
+  room_ = std::make_shared<room_signal>(home().context().get_executor());
+  const auto living = [weak = handle()]() -> channel_session* {
+    auto* const self = static_cast<channel_session*>(*weak);
+    return self == nullptr || self->closed() || self->closing() || self->ending() ? nullptr : self;
+  };
+  const auto open = [](channel_session& self) {
+    // Until something has been sent the client would resume from where it was.
+    const auto* const after = std::get_if<bus::position>(&self.asked_.from);
+    if (!std::exchange(self.opened_, true))
+      self.append_opening(self.out(), after ? *after : bus::position{self.home().shared().hub.head().epoch, 0, 0});
+  };
+  home().spawn("replay", catch_up(home(), asked_.channel, asked_.from,
+                                  {.alive = [living] { return living() != nullptr; },
+                                   .has_room = [living] { return living()->out_bytes() == 0; },
+                                   .room = room_,
+                                   .take =
+                                       [living, open](const streams::page& page) {
+                                         auto& self = *living();
+                                         open(self);
+                                         for (const auto* const e : page.events->events()) encode(self.out(), self.form_, *e);
+                                         metrics::add(metrics::counter::events_out, page.events->events().size());
+                                         self.home().flush_later(self);
+                                       },
+                                   .join =
+                                       [living](const bus::position& at) {
+                                         auto& self = *living();
+                                         if (!self.join(at, true)) return false;
+                                         self.room_.reset();
+                                         return true;
+                                       },
+                                   .not_kept =
+                                       [living] {
+                                         auto& self = *living();
+                                         self.room_.reset();
+                                         self.join(self.asked_.from, false);
+                                       },
+                                   .failed =
+                                       [living, open](const error& why) {
+                                         auto& self = *living();
+                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         open(self);
+                                         self.end(why.code);
+                                       }}));
+}
+
 void channel_session::flush() {
   if (closed()) return;
   if (!blocked() && write_out()) {
@@ -84,6 +144,7 @@ void channel_session::flush() {
       flushed_since_timer_ = true;
       if (!write_out()) break;
     }
+    if (room_) return room_->ring();
     while (!blocked() && !closed()) {
       const auto waiting = pending();
       if (waiting.empty()) break;

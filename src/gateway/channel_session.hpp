@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/websocket_parser.hpp"
+#include "gateway/catch_up.hpp"
 #include "gateway/listening.hpp"
 #include "gateway/session.hpp"
 #include "gateway/snapshot_rows.hpp"
@@ -46,14 +47,18 @@ protected:
 private:
   void on_pending() final { flush(); }
   void on_ended() final;
-  void attach_to_log();
   bool give_rows();
   void begin_over(errc why);
+  /** Subscribes, and what history has goes out first. False, and nothing done, where `tables_first` and a stream's tables may have more. */
+  bool join(const bus::start& from, bool tables_first);
+  void read_tables();
 
   listen_request asked_;
   form form_;
   std::optional<errc> ending_;
   std::unique_ptr<snapshot_rows> rows_;  // until they are sent
+  std::shared_ptr<room_signal> room_;    ///< while a stream's tables are read
+  bool opened_{};                        ///< the opening has been written
 };
 
 /** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */

@@ -9,6 +9,7 @@
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "gateway/authorise.hpp"
+#include "gateway/catch_up.hpp"
 #include "gateway/problem.hpp"
 
 namespace postbus::gateway {
@@ -25,10 +26,14 @@ public:
   waiter(http_session& s, wait_for what) : owner_{s}, what{std::move(what)} {}
   ~waiter() override { leave(); }
 
-  /** Takes what history has; subscribes when that does not end the wait. */
-  void enter() {
+  /** Takes what history has, and stays subscribed. False, and nothing done, where `tables_first` and a stream's tables may have more. */
+  bool enter(const bus::start& from, bool tables_first) {
     auto& shard = owner_.home().shard();
-    auto given = shard.subscribe(*this, what.asked.topic(), what.asked.from, what.asked.channel);
+    auto given = shard.subscribe(*this, what.asked.topic(), from, what.asked.channel);
+    if (tables_first && may_be_kept(what.asked.channel, from, given)) {
+      shard.unsubscribe(*this, what.asked.topic());
+      return false;
+    }
     subscribed_ = true;
     metrics::adjust(metrics::gauge::subscriptions, 1);
     complete_replay(what.asked, given);
@@ -36,6 +41,7 @@ public:
     for (auto& e : given.events) take(std::move(e));
     if (what.asked.view && what.asked.view->ended()) done = true;
     if (!done) owner_.arm(what.at_most);
+    return true;
   }
   void leave() {
     if (!std::exchange(subscribed_, false)) return;
@@ -44,7 +50,6 @@ public:
   }
   void on_event(bus::topic&, const bus::event_ref& e) override { take(e); }
 
-private:
   void take(bus::event_ref e) {
     if (e->kind == bus::kind::ended) {
       done = true;
@@ -57,6 +62,7 @@ private:
     if (done) owner_.home().flush_later(owner_);
   }
 
+private:
   http_session& owner_;
   bool subscribed_{};
 
@@ -65,6 +71,7 @@ public:
   std::vector<bus::event_ref> events;
   bus::position next;
   bool done{};
+  std::shared_ptr<room_signal> room;  ///< while a stream's tables are read
 };
 
 http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
@@ -348,8 +355,34 @@ void http_session::wait(wait_for what) {
 
 void http_session::begin_waiting() {
   set_state(state::waiting);
-  waiter_->enter();
+  if (!waiter_->enter(waiter_->what.asked.from, true)) read_tables();
   if (home().shared().draining.load()) finish_wait();
+}
+
+void http_session::read_tables() {
+  waiter_->room = std::make_shared<room_signal>(home().context().get_executor());
+  const auto living = [weak = handle(), room = waiter_->room]() -> waiter* {
+    auto* const self = static_cast<http_session*>(*weak);
+    return self == nullptr || self->closed() || !self->waiter_ || self->waiter_->room != room || self->waiter_->done ? nullptr : self->waiter_.get();
+  };
+  home().spawn("replay", catch_up(home(), waiter_->what.asked.channel, waiter_->what.asked.from,
+                                  {.alive = [living] { return living() != nullptr; },
+                                   .has_room = [] { return true; },  // a page is a whole answer
+                                   .room = waiter_->room,
+                                   .take =
+                                       [living](const streams::page& page) {
+                                         auto& w = *living();
+                                         w.next = page.upto;
+                                         for (const auto* const e : page.events->events()) w.take({page.events, e});
+                                       },
+                                   .join = [living](const bus::position& at) { return living()->enter(at, true); },
+                                   .not_kept = [living] { living()->enter(living()->what.asked.from, false); },
+                                   .failed =
+                                       [this](const error& why) {
+                                         stop_waiting();
+                                         fail(why);
+                                       },
+                                   .most = waiter_->what.most_events}));
 }
 
 void http_session::stop_waiting() {

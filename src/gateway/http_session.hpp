@@ -90,6 +90,7 @@ private:
   void act();
   void identify();
   void begin_waiting();
+  void read_tables();
   void stop_waiting();
   void finish_wait();
 

@@ -26,10 +26,18 @@ plain_lease::~plain_lease() {
 }
 
 void listening::prepare(listen_request asked, then done) {
+  if (!asked.consumer.empty()) return home_.spawn("consumer", place_consumer(home_, std::move(asked), std::move(done)));
   if (lies_ahead(home_.shared().hub, asked.from))
     ahead_.push_back({std::move(asked), std::move(done), steady::now() + ahead_deadline});
   else
     prepare_plain(std::move(asked), std::move(done));
+}
+
+boost::asio::awaitable<void> listening::place_consumer(loop& home, listen_request asked, then done) {
+  const auto start = co_await home.shared().behind.consumer_start(asked.channel, std::exchange(asked.consumer, {}));
+  if (!start) co_return done(start.error());
+  asked.from = *start;
+  home.listening().prepare(std::move(asked), std::move(done));
 }
 
 void listening::turn() {
@@ -111,6 +119,13 @@ result<> check_snapshot(std::string_view channel, const bus::start& from, bool w
   if (!wanted) return {};
   if (!channel.starts_with(feed_prefix)) return error{errc::invalid_argument, "only a table's feed has rows to begin with"};
   if (std::holds_alternative<bus::from_beginning>(from)) return error{errc::invalid_argument, "a snapshot begins with the rows as they are now: leave `after` out, or give the position of an event to resume from"};
+  return {};
+}
+
+result<> check_consumer(std::string_view channel, std::string_view consumer) {
+  if (consumer.empty()) return error{errc::invalid_argument, "`consumer` is empty: give the consumer a name"};
+  if (bus::is_reserved(channel))
+    return error{errc::invalid_argument, "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};
   return {};
 }
 

@@ -50,6 +50,7 @@ struct listen_request {
   bus::start from{bus::from_now{}};
   bool snapshot{};  ///< the table's rows first, unless `from` is a position
   std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
+  std::string consumer{};  ///< of a stream: where it goes on decides instead of `from`
   plain_lease plain{};
   std::unique_ptr<feeds::spool_reader> rows{};  ///< the answer to `snapshot`
   std::shared_ptr<const feeds::view> view{};  ///< the answer to `filter`
@@ -89,6 +90,7 @@ private:
   };
   void prepare_plain(listen_request asked, then done);
   boost::asio::awaitable<void> open_view(listen_request asked, then done);
+  static boost::asio::awaitable<void> place_consumer(loop& home, listen_request asked, then done);
   boost::asio::awaitable<void> open(std::string channel);
   boost::asio::awaitable<void> open_rows(listen_request asked, then done);
   void give_back(const std::string& channel);
@@ -103,6 +105,9 @@ void complete_replay(const listen_request& asked, bus::replay& given);
 inline constexpr std::string_view feed_prefix = "table:";
 /** errc::invalid_argument: rows first is asked of what has none, or from a place that is no position. */
 result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted);
+
+/** errc::invalid_argument: the name is empty, or the channel is one that keeps nothing for consumers. */
+result<> check_consumer(std::string_view channel, std::string_view consumer);
 
 /**
  * A listener that resumes from an event that came by plain NOTIFY, while LISTEN was not held without a break since: what was

@@ -1,6 +1,8 @@
 #include "gateway/multi_session.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
 #include <utility>
 
 #include "base/log.hpp"
@@ -27,38 +29,50 @@ multi_session::~multi_session() {
 }
 
 void multi_session::leave(subscription& s) {
-  if (s.rows) return;
+  if (s.room) s.room->ring();
+  if (!s.attached) return;
   home().shard().unsubscribe(s, s.asked.topic());
+  s.attached = false;
   metrics::adjust(metrics::gauge::subscriptions, -1);
 }
 
-bus::position multi_session::subscribe(std::int64_t id, listen_request asked) {
+multi_session::subscription& multi_session::make(std::int64_t id, listen_request asked) {
   auto made = std::make_unique<subscription>(*this, id, std::move(asked));
   auto& s = *made;
   subscriptions_.emplace(id, std::move(made));
-  return attach(s);
+  return s;
+}
+
+void multi_session::subscribe(std::int64_t id, listen_request asked, std::function<void(result<bus::position>)> fixed) {
+  auto& s = make(id, std::move(asked));
+  bus::position at;
+  if (join(s, s.asked.from, true, at)) return fixed(at);
+  read_tables(s, std::move(fixed));
 }
 
 void multi_session::begin_rows(std::int64_t id, listen_request asked) {
   auto rows = std::make_unique<snapshot_rows>(std::move(asked.rows), flush_from_any_thread());
-  auto made = std::make_unique<subscription>(*this, id, std::move(asked));
-  made->rows = std::move(rows);
-  subscriptions_.emplace(id, std::move(made));
+  make(id, std::move(asked)).rows = std::move(rows);
   giving_rows_.push_back(id);
   home().flush_later(*this);
 }
 
-bus::position multi_session::attach(subscription& s) {
-  if (s.rows) s.asked.from = s.rows->from();
+bool multi_session::join(subscription& s, const bus::start& from, bool tables_first, bus::position& at) {
+  auto given = home().shard().subscribe(s, s.asked.topic(), from, s.asked.channel);
+  if (tables_first && may_be_kept(s.asked.channel, from, given)) {
+    home().shard().unsubscribe(s, s.asked.topic());
+    return false;
+  }
+  s.attached = true;
   metrics::adjust(metrics::gauge::subscriptions, 1);
-  auto given = home().shard().subscribe(s, s.asked.topic(), s.asked.from, s.asked.channel);
   complete_replay(s.asked, given);
   // A replay is bounded by the history, not by the lag a live reader may have.
-  const bool joined = !s.asked.snapshot || (s.rows ? s.rows->join(given) : given.complete);
+  const bool whole = !s.asked.snapshot || (s.rows ? s.rows->join(given) : given.complete);
   s.rows.reset();
-  if (!joined) {
+  at = given.at;
+  if (!whole) {
     begin_over(s, {errc::start_over, "the events behind the snapshot are no longer in memory: start over"});
-    return given.at;
+    return true;
   }
   for (auto& e : given.events) pending_.push_back({std::move(e), s.id});
   metrics::add(metrics::counter::events_out, given.events.size());
@@ -67,7 +81,67 @@ bus::position multi_session::attach(subscription& s) {
     pending_.push_back({{alone, &alone->add_owned(s.asked.topic(), bus::kind::ended, bus::payload_form::json, {}, given.at, {})}, s.id});
   }
   home().flush_later(*this);
-  return given.at;
+  return true;
+}
+
+void multi_session::read_tables(subscription& s, std::function<void(result<bus::position>)> fixed) {
+  s.room = std::make_shared<room_signal>(home().context().get_executor());
+  // The subscription may go, and its id be used again: the signal tells them apart.
+  const auto living = [weak = handle(), id = s.id, room = s.room]() -> subscription* {
+    auto* const self = static_cast<multi_session*>(*weak);
+    if (self == nullptr || self->closed() || self->closing() || self->ending()) return nullptr;
+    const auto found = self->subscriptions_.find(id);
+    return found != self->subscriptions_.end() && found->second->room == room ? found->second.get() : nullptr;
+  };
+  const auto told = std::make_shared<bool>(false);
+  const auto fix = [told, fixed = std::move(fixed)](result<bus::position> at) {
+    if (!std::exchange(*told, true)) fixed(std::move(at));
+  };
+  const auto* const after = std::get_if<bus::position>(&s.asked.from);
+  const auto start = after ? *after : bus::position{home().shared().hub.head().epoch, 0, 0};
+  home().spawn("replay", catch_up(home(), s.asked.channel, s.asked.from,
+                                  {.alive = [living] { return living() != nullptr; },
+                                   .has_room =
+                                       [living] {
+                                         auto& owner = living()->owner;
+                                         // While another subscription's rows fill the socket, a page at a time stands between them.
+                                         return owner.pending_.empty() && (owner.out_bytes() == 0 || !owner.giving_rows_.empty());
+                                       },
+                                   .room = s.room,
+                                   .take =
+                                       [living, fix, start](const streams::page& page) {
+                                         auto& self = *living();
+                                         fix(start);
+                                         for (const auto* const e : page.events->events()) self.owner.pending_.push_back({{page.events, e}, self.id});
+                                         metrics::add(metrics::counter::events_out, page.events->events().size());
+                                         self.owner.home().flush_later(self.owner);
+                                       },
+                                   .join =
+                                       [living](const bus::position& at) {
+                                         auto& self = *living();
+                                         bus::position joined;
+                                         if (!self.owner.join(self, at, true, joined)) return false;
+                                         self.room.reset();
+                                         return true;
+                                       },
+                                   .not_kept =
+                                       [living, fix] {
+                                         auto& self = *living();
+                                         self.room.reset();
+                                         bus::position joined;
+                                         self.owner.join(self, self.asked.from, false, joined);
+                                         fix(joined);
+                                       },
+                                   .failed =
+                                       [living, fix, told](const error& why) {
+                                         auto& self = *living();
+                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         if (*told) return self.owner.end(why.code);
+                                         const auto id = self.id;
+                                         auto& owner = self.owner;
+                                         owner.unsubscribe(id);
+                                         fix(why);
+                                       }}));
 }
 
 /** Appends rows, and what comes behind them. False when there is nothing to be had now. */
@@ -86,12 +160,15 @@ bool multi_session::give_rows(std::string& bytes) {
       last = s.rows->next(put);
       any = any || last != waiting;
     }
-    if (last == complete)
-      attach(s);
-    else if (last == failed)
+    if (last == complete) {
+      s.asked.from = s.rows->from();
+      bus::position at;
+      join(s, s.asked.from, false, at);
+    } else if (last == failed) {
       begin_over(s, error{s.rows->why()});
-    else
+    } else {
       giving_rows_.push_back(id);
+    }
   }
   return any;
 }
@@ -107,6 +184,17 @@ void multi_session::begin_over(subscription& s, const error& why) {
 
 void multi_session::sort_replay() {
   std::ranges::sort(pending_, {}, [](const waiting& w) { return w.event->seq; });
+}
+
+void multi_session::queue_replay(std::vector<waiting> events) {
+  metrics::add(metrics::counter::events_out, events.size());
+  std::ranges::move(events, std::back_inserter(pending_));
+  home().flush_later(*this);
+}
+
+void multi_session::leave_all() {
+  for (auto& [id, s] : subscriptions_) leave(*s);
+  pending_.clear();
 }
 
 void multi_session::unsubscribe(std::int64_t id) {
@@ -132,8 +220,13 @@ void multi_session::flush() {
   while (!blocked() && !closed()) {
     if (!write_out()) return;
     if (closing()) return close_when_peer_does();
-    if (pending_.empty()) pending_bytes_ = 0;
-    if (pending_.empty() && giving_rows_.empty()) return;
+    if (pending_.empty()) {
+      pending_bytes_ = 0;
+      for (auto& [id, s] : subscriptions_)
+        if (s->room) s->room->ring();
+      on_sent();
+      if (giving_rows_.empty()) return;
+    }
     auto& bytes = out();
     if (rounds++ == row_writes_a_turn && !giving_rows_.empty()) return flush_from_any_thread()();  // the others' turn
     const bool gave = give_rows(bytes);
@@ -297,30 +390,50 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
     return refuse(id, {errc::too_many, "this connection has as many subscriptions as one may have: open another connection"});
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
   if (auto fits = check_snapshot(wanted.channel, wanted.after, wanted.snapshot); !fits) return refuse(id, fits.error());
+  if (!wanted.consumer.empty())
+    if (auto fits = check_consumer(wanted.channel, wanted.consumer); !fits) return refuse(id, fits.error());
   opening_.emplace(id, false);
-  home().listening().prepare({.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot, .filter = std::move(wanted.filter)}, [weak = handle(), id](result<listen_request> ready) {
+  listen_request asked{.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot, .filter = std::move(wanted.filter), .consumer = std::move(wanted.consumer)};
+  home().listening().prepare(std::move(asked), [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);
     self->opening_.erase(id);
     if (dropped) return self->refuse(id, {errc::conflict, "unsubscribed before it was confirmed"});
     if (!ready) return self->refuse(id, ready.error());
-    self->confirm(id, std::move(*ready));
+    if (ready->rows) {
+      std::string reply;
+      append_ws_ok(reply, id);
+      websocket::append_frame(self->out(), websocket::opcode::text, reply);
+      return self->begin_rows(id, std::move(*ready));
+    }
+    // What is told later is told only while the subscription, and so the session, is there.
+    self->subscribe(id, std::move(*ready), [self, id](result<bus::position> at) { self->confirm(id, at); });
   });
 }
 
-void websocket_multi::confirm(std::int64_t id, listen_request asked) {
+void websocket_multi::confirm(std::int64_t id, const result<bus::position>& at) {
+  if (!at) return refuse(id, at.error());
   // The reply stands in `out`, which goes before whatever is queued.
-  if (asked.rows) {
-    std::string reply;
-    append_ws_ok(reply, id);
-    websocket::append_frame(out(), websocket::opcode::text, reply);
-    return begin_rows(id, std::move(asked));
-  }
-  const auto at = subscribe(id, std::move(asked));
   std::string reply;
-  append_ws_ok(reply, id, at);
+  append_ws_ok(reply, id, *at);
   websocket::append_frame(out(), websocket::opcode::text, reply);
+}
+
+void websocket_multi::act(std::int64_t id, ws_ack&& wanted) {
+  if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
+  home().spawn("ack", acknowledge(home(), handle(), id, std::move(wanted)));
+}
+
+boost::asio::awaitable<void> websocket_multi::acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted) {
+  const auto done = co_await home.shared().behind.ack(std::move(wanted.channel), std::move(wanted.consumer), std::move(wanted.position));
+  auto* const self = static_cast<websocket_multi*>(*weak);
+  if (self == nullptr || self->closed() || self->closing()) co_return;
+  if (!done) co_return self->refuse(id, done.error());
+  std::string reply;
+  append_ws_ok(reply, id);
+  websocket::append_frame(self->out(), websocket::opcode::text, reply);
+  home.flush_later(*self);
 }
 
 void websocket_multi::act(std::int64_t id, const ws_unsubscribe& wanted) {
@@ -371,55 +484,6 @@ void websocket_multi::answer_post(std::int64_t id, const result<bus::position>& 
   append_ws_ok(reply, id, *posted);
   websocket::append_frame(out(), websocket::opcode::text, reply);
   home().flush_later(*this);
-}
-
-// --- Many channels over one stream
-
-stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f, std::string head)
-    : multi_session{home, std::move(s), std::move(who)}, asked_{std::move(asked)}, form_{f}, head_{std::move(head)} {}
-
-void stream_multi::begin() {
-  // One position stands for all channels: each is subscribed from there, whatever is published while we go through them.
-  auto asked = std::exchange(asked_, {});
-  const auto at = home().shared().hub.head();
-  std::int64_t id = 0;
-  for (auto& one : asked) {
-    if (std::holds_alternative<bus::from_now>(one.from)) one.from = at;
-    subscribe(id++, std::move(one));
-  }
-  sort_replay();
-  auto& bytes = out();
-  bytes += std::exchange(head_, {});
-  bytes += "Postbus-Position: ";
-  append_text(bytes, at);
-  bytes += "\r\n\r\n";
-  if (form_ != form::lines) {
-    bytes += "id: ";
-    append_text(bytes, at);
-    bytes += "\n\n";
-  }
-  arm(home().limits().ping_every);
-  home().flush_later(*this);
-}
-
-void stream_multi::on_timer() {
-  if (closing()) return close_if_stalled();
-  if (!flushed_since_timer_ && !blocked() && form_ != form::lines) {
-    out() += ":\n\n";
-    home().flush_later(*this);
-  }
-  flushed_since_timer_ = false;
-  arm(home().limits().ping_every);
-}
-
-void stream_multi::append_event(std::string& out, const bus::event_ref& e, const subscription&) {
-  // A line cannot tell of a gap: the end of the response does.
-  if (form_ == form::lines && (e->kind == bus::kind::gap || e->kind == bus::kind::reset)) return end(errc::draining);
-  out += home().encoded().get(form_, e);
-}
-
-void stream_multi::append_ending(std::string& out, errc why) {
-  if (form_ != form::lines && traits(why).retry) append_sse_retry(out);
 }
 
 }  // namespace postbus::gateway

@@ -36,6 +36,8 @@ protected:
     std::int64_t id;
     listen_request asked;
     std::unique_ptr<snapshot_rows> rows{};  // until they are sent; only then it is subscribed
+    bool attached{};                        // to the hub; else its rows are being sent or its stream's tables read
+    std::shared_ptr<room_signal> room{};
   };
 
   virtual void append_event(std::string& out, const bus::event_ref& e, const subscription& from) = 0;
@@ -48,13 +50,31 @@ protected:
 
   /** Begins to give a subscription its rows; its position is fixed behind them. */
   void begin_rows(std::int64_t id, listen_request asked);
-  /** Subscribes and queues the replay; the position from which on nothing is missed. */
-  bus::position subscribe(std::int64_t id, listen_request asked);
+  /**
+   * Subscribes and queues the replay, or begins to read the stream's tables; `fixed` is told the position from which on
+   * nothing is missed, from within or later.
+   */
+  void subscribe(std::int64_t id, listen_request asked, std::function<void(result<bus::position>)> fixed);
+  /** Subscribes after `from` what has been made; false where `tables_first` and the tables may have what history lacks. */
+  bool join(subscription& s, const bus::start& from, bool tables_first, bus::position& at);
+  subscription& make(std::int64_t id, listen_request asked);
   void unsubscribe(std::int64_t id);
   bool has(std::int64_t id) const { return subscriptions_.contains(id); }
   std::size_t subscribed() const { return subscriptions_.size(); }
   /** Puts the replays of several subscriptions, queued one after the other, into the order of all channels. */
   void sort_replay();
+  struct waiting {
+    bus::event_ref event;
+    std::int64_t id;
+  };
+  void queue_replay(std::vector<waiting> events);
+  /** Takes all subscriptions off the hub, and what they were given back; they stay. */
+  void leave_all();
+  const auto& subscriptions() const { return subscriptions_; }
+  /** Events and bytes that have not been sent. */
+  std::size_t waiting_bytes() const { return pending_.size() + out_bytes(); }
+  /** Everything has been sent. */
+  virtual void on_sent() {}
   void end(errc why);
   bool ending() const { return ending_.has_value(); }
   bool flushed_since_timer_{};
@@ -62,15 +82,11 @@ protected:
   bool takes_rows() const { return !giving_rows_.empty() && flushed_since_timer_; }
 
 private:
-  struct waiting {
-    bus::event_ref event;
-    std::int64_t id;
-  };
   void queue(const bus::event_ref& e, const subscription& from);
   void leave(subscription& s);
-  bus::position attach(subscription& s);
   bool give_rows(std::string& bytes);
   void begin_over(subscription& s, const error& why);
+  void read_tables(subscription& s, std::function<void(result<bus::position>)> fixed);
 
   boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
   std::deque<std::int64_t> giving_rows_;  // subscriptions that are, each in its turn
@@ -99,7 +115,9 @@ private:
   void act(std::int64_t id, const ws_unsubscribe& wanted);
   void act(std::int64_t id, ws_post&& wanted);
   void refuse(std::int64_t id, const error& why);
-  void confirm(std::int64_t id, listen_request asked);
+  void act(std::int64_t id, ws_ack&& wanted);
+  void confirm(std::int64_t id, const result<bus::position>& at);
+  static boost::asio::awaitable<void> acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted);
   static boost::asio::awaitable<void> post_queued(loop& home, std::shared_ptr<session*> weak);
   void answer_post(std::int64_t id, const result<bus::position>& posted);
 
@@ -121,6 +139,7 @@ private:
 class stream_multi final : public multi_session {
 public:
   stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f, std::string head);
+  ~stream_multi() override;
   void begin() override;
   void on_timer() override;
 
@@ -130,6 +149,15 @@ private:
   void append_row(std::string&, const bus::event&, const subscription&) override {}  // many channels begin with no rows
   void append_ending(std::string& out, errc why) override;
   void append_refusal(std::string&, const subscription&, const error&) override {}
+  void on_sent() override {
+    if (room_) room_->ring();
+  }
+  void open(const bus::position& at);
+  /** Brings streams from the tables and the other channels from history, in one order, until all can join the hub. */
+  static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room, bus::start from);
+  void join_all(const bus::start& from);
+
+  std::shared_ptr<room_signal> room_;  ///< while the tables are read
   std::vector<listen_request> asked_;
   form form_;
   std::string head_;

@@ -65,6 +65,25 @@ void post(http_session& s, std::string_view channel, std::string_view content_ty
   s.respond_later("post", post_and_answer(s.home().shared().behind, std::string{channel}, *form, std::move(payload), classic));
 }
 
+asio::awaitable<result<response>> acknowledge(backend& behind, std::string channel, std::string consumer, std::string position) {
+  auto done = co_await behind.ack(std::move(channel), std::move(consumer), std::move(position));
+  if (!done) co_return done.error();
+  co_return response{.status = 204};
+}
+
+/** `POST /v1/channels/{c}/ack?consumer=&position=`. */
+void ack(http_session& s, std::string_view channel) {
+  if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
+  if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
+  if (auto known = s.target().only({"consumer", "position"}); !known) return s.fail(known.error());
+  auto consumer = s.target().required("consumer");
+  if (!consumer) return s.fail(consumer.error());
+  auto position = s.target().required("position");
+  if (!position) return s.fail(position.error());
+  if (auto at = bus::parse_position(*position); !at) return s.fail(at.error());
+  s.respond_later("ack", acknowledge(s.home().shared().behind, std::string{channel}, std::string{*consumer}, std::string{*position}));
+}
+
 /** `/post?channel=&payload=`, by GET or POST; a POST may give the payload as its body, or both as a form. */
 void classic_post(http_session& s) {
   if (s.request().method() != http_method::get && s.request().method() != http_method::post)
@@ -128,19 +147,33 @@ result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
   return asked.asks_anything() ? std::make_unique<feeds::view_request>(std::move(asked)) : nullptr;
 }
 
+/** `?consumer=NAME` of a stream; empty where none is named, or where an EventSource comes back: its Last-Event-ID is later than what it acknowledged. */
+result<std::string> consumer_of(const http_session& s, std::string_view channel) {
+  const auto given = s.target().one("consumer");
+  if (!given) return given.error();
+  if (!*given) return std::string{};
+  if (auto fits = check_consumer(channel, **given); !fits) return fits.error();
+  const auto after = s.target().one("after");
+  if (!after) return after.error();
+  if (*after) return error{errc::invalid_argument, "after= or consumer=, not both: a consumer goes on where it is"};
+  return std::string{s.request().header("last-event-id") ? std::string_view{} : **given};
+}
+
 /** The three ways to listen to one channel: WebSocket, SSE, long poll. A table's feed may be filtered. */
 void listen(http_session& s, const std::string& channel, bool is_table = false) {
   if (s.request().method() == http_method::head) return s.fail({errc::method_not_allowed, "a channel answers GET and POST"});
   if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
   if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
-  if (auto known = is_table ? s.target().only({"after", "format", "wait", "where", "columns", "maybe", "snapshot"}) : s.target().only({"after", "format", "wait"}); !known)
+  if (auto known = is_table ? s.target().only({"after", "format", "wait", "consumer", "where", "columns", "maybe", "snapshot"}) : s.target().only({"after", "format", "wait", "consumer"}); !known)
     return s.fail(known.error());
+  auto consumer = consumer_of(s, channel);
+  if (!consumer) return s.fail(consumer.error());
   auto from = start_of(s);
   if (!from) return s.fail(from.error());
   auto with_rows = s.target().flag("snapshot");
   if (!with_rows) return s.fail(with_rows.error());
   if (auto fits = check_snapshot(channel, *from, *with_rows); !fits) return s.fail(fits.error());
-  listen_request asked{.channel = channel, .from = *from, .snapshot = *with_rows};
+  listen_request asked{.channel = channel, .from = *from, .snapshot = *with_rows, .consumer = std::move(*consumer)};
   if (is_table) {
     auto filter = filter_of(s);
     if (!filter) return s.fail(filter.error());
@@ -341,6 +374,7 @@ void route(http_session& s) {
     const std::string content_type{request.header("content-type").value_or("")};
     return post(s, path[2], content_type, s.request().take_body(), false);
   }
+  if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack" && posting) return ack(s, path[2]);
   if (is({"post"})) return classic_post(s);
   if (request.method() != http_method::get && request.method() != http_method::head)
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});

@@ -22,7 +22,7 @@ constexpr std::size_t max_depth = 64;
 constexpr std::size_t max_word = 1024;  // of op, channel and after: longer than any that is valid
 constexpr std::int64_t max_id = (std::int64_t{1} << 53) - 1;
 
-enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, where, columns, maybe, snapshot };
+enum class member : std::uint8_t { none, id, op, channel, after, sub, payload, where, columns, maybe, snapshot, consumer, position };
 constexpr std::size_t most_columns = 1600;  // more than a table can have
 
 member member_named(std::string_view key) {
@@ -36,6 +36,8 @@ member member_named(std::string_view key) {
   if (key == "columns") return member::columns;
   if (key == "maybe") return member::maybe;
   if (key == "snapshot") return member::snapshot;
+  if (key == "consumer") return member::consumer;
+  if (key == "position") return member::position;
   return member::none;
 }
 
@@ -46,7 +48,7 @@ struct collector {
   static constexpr std::size_t max_string_size = static_cast<std::size_t>(-1);
 
   std::optional<std::int64_t> id, sub;
-  std::optional<std::string> op, channel, after, payload_text, where;
+  std::optional<std::string> op, channel, after, payload_text, where, consumer, position;
   std::optional<std::vector<std::string>> columns;
   bool maybe{};
   std::size_t payload_member{};  // which member of the object it is, from 1; 0: there is none
@@ -154,7 +156,7 @@ private:
     if (depth_ != 1) return;
     if (!in_string_) begin_value(true);
     auto* const into = current_ == member::op ? &op : current_ == member::channel ? &channel : current_ == member::after ? &after : current_ == member::where ? &where
-                     : current_ == member::payload ? &payload_text : nullptr;
+                     : current_ == member::payload ? &payload_text : current_ == member::consumer ? &consumer : current_ == member::position ? &position : nullptr;
     if (into != nullptr) {
       if (!*into) into->emplace();
       if (current_ == member::payload) (*into)->append(part.data(), part.size());
@@ -223,13 +225,18 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
   if (c.wrong_type)
-    return invalid("`op`, `channel`, `after` and `where` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` and `snapshot` are true or false");
+    return invalid("`op`, `channel`, `after`, `where`, `consumer` and `position` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` and `snapshot` are true or false");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
     if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
     auto after = bus::parse_start(c.after.value_or(""));
     if (!after) return after.error();
+    if (c.consumer) {
+      if (c.consumer->empty()) return invalid("`consumer` is empty");
+      if (c.after) return invalid("`after` or `consumer`, not both: a consumer goes on where it is");
+      if (c.where || c.columns || c.maybe || c.snapshot) return invalid("a consumer reads a stream, which has no rows to filter or to begin with: leave `where`, `columns`, `maybe` and `snapshot` out");
+    }
     ws_subscribe asked{std::move(*c.channel), *after};
     asked.snapshot = c.snapshot;
     if (c.where || c.columns || c.maybe) {
@@ -238,7 +245,14 @@ result<ws_request> make_request(collector& c, std::string_view text) {
       asked.filter = std::make_unique<feeds::view_request>(std::move(c.where).value_or(""), std::move(c.columns), c.maybe);
       if (!asked.filter->asks_anything()) asked.filter.reset();
     }
+    asked.consumer = std::move(c.consumer).value_or("");
     return ws_request{*c.id, std::move(asked)};
+  }
+  if (*c.op == "ack") {
+    if (!c.channel || !c.consumer || !c.position) return invalid("`channel`, `consumer` and `position` are needed");
+    if (const auto ok = bus::check_channel(*c.channel); !ok) return ok.error();
+    if (const auto at = bus::parse_position(*c.position); !at) return at.error();
+    return ws_request{*c.id, ws_ack{std::move(*c.channel), std::move(*c.consumer), std::move(*c.position)}};
   }
   if (*c.op == "unsubscribe") {
     if (!is_id(c.sub)) return invalid("`sub` is missing: the id of the subscribe message");
@@ -252,7 +266,7 @@ result<ws_request> make_request(collector& c, std::string_view text) {
     if (c.payload_text) return ws_request{*c.id, ws_post{std::move(*c.channel), std::move(*c.payload_text), bus::payload_form::text}};
     return ws_request{*c.id, ws_post{std::move(*c.channel), std::string{member_bytes(text, c.payload_member)}, bus::payload_form::json}};
   }
-  return error{errc::unsupported, "`op` is subscribe, unsubscribe or post"};
+  return error{errc::unsupported, "`op` is subscribe, unsubscribe, post or ack"};
 }
 
 }  // namespace

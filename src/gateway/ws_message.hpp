@@ -16,12 +16,20 @@ namespace postbus::gateway {
 /**
  * {"id":7,"op":"subscribe","channel":"orders","after":POS?}. `after`: a position, "beginning" or "now" (as when absent). Of a
  * table's channel also "where":FILTER?, "columns":[NAME,…]?, "maybe":true?, "snapshot":true?.
+ * Instead of `after`, of a stream, "consumer":NAME: where that consumer is.
  */
 struct ws_subscribe {
   std::string channel;
   bus::start after;
   bool snapshot{};
   std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
+  std::string consumer{};
+};
+/** {"id":10,"op":"ack","channel":"orders","consumer":NAME,"position":POS}: the consumer is done with all up to there. */
+struct ws_ack {
+  std::string channel;
+  std::string consumer;
+  std::string position;
 };
 /** {"id":8,"op":"unsubscribe","sub":7}: `sub` is the id of the subscribe. */
 struct ws_unsubscribe {
@@ -36,7 +44,7 @@ struct ws_post {
 
 struct ws_request {
   std::int64_t id{};  ///< 0 to 2^53-1, chosen by the client
-  std::variant<ws_subscribe, ws_unsubscribe, ws_post> op;
+  std::variant<ws_subscribe, ws_unsubscribe, ws_post, ws_ack> op;
 };
 
 /** A message that cannot be carried out. With an id: reply with `append_ws_error` and go on. Without: nothing to reply to, close with 4400. */

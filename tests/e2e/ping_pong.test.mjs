@@ -101,3 +101,21 @@ test('draining tells listeners to come back (1001) and ends with 0', async () =>
   assert.deepEqual(await ended, { code: 0, signal: null });
   here.gateway = await Gateway.start(here.url);
 });
+
+test('on a stream B is stopped, A posts, B returns and gets everything in order, once', async () => {
+  const script = fileURLToPath(source('examples/ping-pong/stream_b.sh'));
+  here.psql("select postbus.create_stream('workerB')");
+  const answers = await here.gateway.socket('/v1/channels/workA');
+  const post = (job) => here.gateway.post('workerB', `do job ${job}`);
+  await post(3001);
+  const b = new Program(script, [here.gateway.url], { detached: true });
+  await answers.event('the first answer', (e) => e.payload === 'job 3001 done');
+  await until('acknowledged', () => here.psql("select lag from postbus.consumers where consumer = 'b'") === '0');
+  process.kill(-b.pid, 'SIGKILL');
+  for (const job of [3002, 3003]) await post(job);
+  await here.gateway.stop('SIGKILL');
+  here.psql("select postbus.post('workerB', 'do job 3004')"); // A needs no gateway
+  here.gateway = await Gateway.start(here.url);
+  assert.equal(run(script, [here.gateway.url, '3']), 'doing job 3002\ndoing job 3003\ndoing job 3004\n');
+  assert.equal(here.psql("select lag from postbus.consumers where consumer = 'b'"), '0');
+});

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -14,8 +15,11 @@
 
 #include "bus/hub.hpp"
 #include "changes/reader.hpp"
+#include "changes/row_router.hpp"
 #include "feeds/mirror.hpp"
 #include "feeds/table_feeds.hpp"
+#include "streams/message_rows.hpp"
+#include "streams/store.hpp"
 #include "support/cluster.hpp"
 #include "support/coroutine.hpp"
 #include "support/proxy.hpp"
@@ -30,19 +34,25 @@ public:
       : network{loop.get_executor(), db.on().server().port()}, hub{limits} {
     changes::reader_options options;
     options.conninfo = options.conninfo_direct = db.url();
+    options.recorded = [this] { return recorder->recorded_lsn(); };
     options.retry = {.first = std::chrono::milliseconds{20}, .most = std::chrono::milliseconds{200}};
     direct_through_network = fmt::format("postgresql://postgres:{}@127.0.0.1:{}/{}", db.on().server().password(), network.port(), db.name());
     if (adjust) adjust(options);
     if (options.conninfo_direct.empty()) options.conninfo_direct = direct_through_network;
     mirror = std::make_unique<feeds::mirror>(loop.get_executor(), feeds::mirror::settings{.conninfo = options.conninfo}, hub);
     feeds = std::make_unique<feeds::table_feeds>(std::make_unique<feeds::database_catalog>(options.conninfo), mirror.get());
-    reader = std::make_unique<changes::reader>(loop.get_executor(), std::move(options), hub, feeds.get());
+    recorder = std::make_unique<streams::recorder>(loop.get_executor(), streams::recorder::settings{.conninfo = options.conninfo, .gather = std::chrono::milliseconds{2}, .follow = std::chrono::milliseconds{20}}, hub);
+    messages = std::make_unique<streams::message_rows>(*recorder);
+    store = std::make_unique<streams::store>(loop.get_executor(), streams::store::settings{.conninfo = options.conninfo}, *recorder, hub);
+    router = std::make_unique<changes::row_router>(*feeds);
+    router->claim("postbus", "messages", *messages);
+    reader = std::make_unique<changes::reader>(loop.get_executor(), std::move(options), hub, router.get());
   }
   ~change_rig() { stop(); }
 
   /** Starts everything and returns when it streams. */
   void start() {
-    for (auto* work : {&running_[0], &running_[1], &running_[2]}) *work = true;
+    for (auto& work : running_) work = true;
     const auto spawn = [this](boost::asio::awaitable<void> work, bool& flag) {
       boost::asio::co_spawn(loop, std::move(work), [&flag](std::exception_ptr thrown) {
         flag = false;
@@ -52,14 +62,17 @@ public:
     spawn(reader->run(), running_[0]);
     spawn(reader->beside(), running_[1]);
     spawn(mirror->run(), running_[2]);
+    spawn(recorder->run(), running_[3]);
     wait([this] { return reader->status().ready(); });
     begun_ = hub.head();
   }
   void stop() {
-    if (!running_[0] && !running_[1] && !running_[2]) return;
+    if (std::ranges::none_of(running_, std::identity{})) return;
     reader->stop();
     mirror->stop();
-    wait([this] { return !running_[0] && !running_[1] && !running_[2]; });
+    recorder->stop();
+    store->close();
+    wait([this] { return std::ranges::none_of(running_, std::identity{}); });
   }
   /** Runs the loop until `holds()`. */
   void wait(std::function<bool()> holds) { run(loop, until(std::move(holds))); }
@@ -84,12 +97,16 @@ public:
   bus::hub hub;
   std::unique_ptr<feeds::mirror> mirror;
   std::unique_ptr<feeds::table_feeds> feeds;
+  std::unique_ptr<streams::recorder> recorder;
+  std::unique_ptr<streams::message_rows> messages;
+  std::unique_ptr<streams::store> store;
+  std::unique_ptr<changes::row_router> router;
   std::unique_ptr<changes::reader> reader;
 
 private:
   std::string direct_through_network;
   bus::position begun_{};
-  bool running_[3]{};
+  bool running_[4]{};
 };
 
 }  // namespace postbus::testing_support

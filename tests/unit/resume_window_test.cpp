@@ -55,5 +55,17 @@ TEST(resume_window, never_goes_back_and_can_be_given_up) {
   EXPECT_EQ(w.acknowledge(t0 + 12s), 500u) << "and begins anew";
 }
 
+TEST(resume_window, stays_at_a_place_before_a_bound) {
+  resume_window w{{.age = 0s, .bytes = 0}};
+  w.begin(t0, 100);
+  for (std::uint64_t lsn = 200; lsn <= 600; lsn += 100) w.applied(t0 + 1s, lsn);
+  EXPECT_EQ(w.acknowledge(t0 + 1s, 399), 300u) << "and not within what ends at 400";
+  EXPECT_EQ(w.acknowledge(t0 + 2s, 399), 300u);
+  EXPECT_EQ(w.acknowledge(t0 + 2s, 400), 400u);
+  w.release();
+  EXPECT_EQ(w.acknowledge(t0 + 2s, 400), 400u) << "giving the window up does not lift the bound";
+  EXPECT_EQ(w.acknowledge(t0 + 2s), 600u);
+}
+
 }  // namespace
 }  // namespace postbus::changes

@@ -9,5 +9,5 @@ from postbus.watched w join pg_class c on c.oid = w.tbl
 union all
 select r.prrelid::regclass::text, '', '', true, false, ''
 from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-where p.pubname = 'postbus' and not exists (select from postbus.watched w where w.tbl = r.prrelid)
+where p.pubname = 'postbus' and r.prrelid <> 'postbus.messages'::regclass and not exists (select from postbus.watched w where w.tbl = r.prrelid)
 order by 5 desc, 1

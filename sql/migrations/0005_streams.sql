@@ -1,0 +1,523 @@
+-- Streams: channels that keep their messages. A stream's messages stand in segments, and a segment is a partition of
+-- postbus.messages: one level, LIST (segment). post() looks its stream's open segment
+-- up and inserts there; when a segment has had its share of the stream's age, bytes or count, the stream goes on in a new
+-- one, and what is past a bound goes by whole segments. An absent gateway costs nothing but segments that grow, and a
+-- segment without its partition fails no post: its rows stand in the default one.
+--
+-- A partition must not be posted to before every session knows of it: one that has posted, and posts again in the same
+-- transaction, routes by what it knew, and PostgreSQL then refuses the row as none of the default partition's. So segments
+-- are made as spares, and taken when all transactions have ended that ran when the partition had been attached.
+--
+-- Which locks: a new segment is attached under SHARE UPDATE EXCLUSIVE, which no poster waits for. An old one is emptied
+-- by TRUNCATE, which locks only it, and dropped by itself later, because that locks postbus.messages for a moment: both
+-- give up after 50 ms and are tried again.
+--
+-- Commit order is known to nobody in here: a gateway reads it from the WAL and writes it down in stream_positions.
+
+create table postbus.stream_channels (
+  id           integer generated always as identity primary key,
+  channel      text not null unique,
+  segment      integer not null,
+  keep         interval not null,
+  max_bytes    bigint not null,
+  max_count    bigint,
+  made_by      name not null,
+  made_at      timestamptz not null default now(),
+  dropped_to   bytea   -- LSN and index of the last message that is no longer kept
+);
+comment on table postbus.stream_channels is 'The channels that keep their messages. Written by postbus.create_stream, drop_stream and maintain_streams only.';
+
+create table postbus.stream_segments (
+  segment    integer generated always as identity primary key,
+  stream     integer,       -- null: a spare
+  spare_from xid8,          -- a spare may be taken when no earlier transaction runs; null: not known yet
+  made_at    timestamptz not null default clock_timestamp(),  -- of a stream's: when it was taken
+  closed_at  timestamptz,   -- posts go to a later one since
+  emptied_at timestamptz    -- its messages are gone; its partitions go as soon as nobody is in the way
+);
+create index on postbus.stream_segments (stream, segment);
+
+create sequence postbus.message_id;
+
+-- The channel stands in each row, so that a row says all that its event needs, wherever its stream is by then.
+create table postbus.messages (
+  xid       xid8 not null default pg_current_xact_id(),
+  id        bigint not null default nextval('postbus.message_id'),
+  posted_at timestamptz not null default now(),
+  segment   integer not null,
+  is_json   boolean not null,
+  channel   text not null,
+  payload   text not null
+) partition by list (segment);
+create table postbus.messages_default partition of postbus.messages (primary key (id)) default;
+comment on table postbus.messages is 'What streams keep. Inserted into by postbus.post only; read by gateways.';
+
+-- One row for each run of messages of one segment that a gateway has written down, in commit order by `id`. `entries`
+-- holds 32 bytes a message: end LSN of its commit (8), index (4), bytes of the payload (4), commit time in microseconds
+-- since 1970 (8), the message's id (8), big-endian, so that the order of the bytes is the order of the events. Where `base`
+-- is not null those positions mean nothing any more, or never did: the k-th message's position is (lsn, base + k).
+create table postbus.stream_positions (
+  stream  integer not null,
+  lsn     bigint not null,     -- of the last message
+  id      bigint not null,
+  segment integer not null,
+  epoch   bigint not null,
+  base    bigint,
+  count   integer not null,
+  entries bytea not null,
+  primary key (stream, lsn, id)
+);
+create index on postbus.stream_positions (segment, id);
+create sequence postbus.stream_position_id;
+
+-- How far the holder of the streams' lock has written down: all messages committed up to `lsn` of `epoch`.
+create table postbus.stream_recorder (
+  only_row boolean primary key default true check (only_row),
+  epoch    bigint not null,
+  lsn      bigint not null,
+  settled  boolean not null default true   -- false while messages that no gateway saw are being given positions
+);
+insert into postbus.stream_recorder (epoch, lsn) values (0, 0);
+
+create table postbus.stream_consumers (
+  stream    integer not null,
+  consumer  text not null,
+  epoch     bigint not null,
+  place     bytea not null,   -- LSN (8) and index (4), as in entries
+  acked_at  timestamptz not null default now(),
+  primary key (stream, consumer)
+);
+
+alter publication postbus add table postbus.messages;
+
+create function postbus.make_spare() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  made integer;
+begin
+  insert into postbus.stream_segments default values returning segment into made;
+  execute format('create table postbus.messages_%1$s (like postbus.messages including defaults, primary key (id));'
+                 'alter table postbus.messages attach partition postbus.messages_%1$s for values in (%1$s)', made);
+  return made;
+end $$;
+
+-- Nobody has posted to a stream yet, so that these may be taken at once.
+select postbus.make_spare() from generate_series(1, 8);
+update postbus.stream_segments set spare_from = '0';
+
+-- A segment for the stream; where no spare may be taken yet, and `even_without`, one that has no partition.
+create function postbus.take_segment(for_stream integer, even_without boolean) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  taken integer := (select g.segment from postbus.stream_segments g
+                    where g.stream is null and g.emptied_at is null and g.spare_from <= pg_snapshot_xmin(pg_current_snapshot())
+                    order by g.segment limit 1 for update skip locked);
+begin
+  if taken is not null then
+    update postbus.stream_segments g set stream = for_stream, made_at = clock_timestamp() where g.segment = taken;
+  elsif even_without then
+    insert into postbus.stream_segments (stream) values (for_stream) returning segment into taken;
+  end if;
+  return taken;
+end $$;
+
+-- post(): with streams it looks for the channel among them first. A stream's name was checked when it was made.
+create or replace function postbus.compile_post(payload_limit integer) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $compile$
+declare
+  kind    text;
+  streams boolean := exists (select from postbus.stream_channels);
+begin
+  foreach kind in array array['text', 'jsonb'] loop
+    execute format($f$
+      create or replace function postbus.post(channel text, payload %1$s) returns void
+      language plpgsql volatile security definer as $body$
+      declare
+        body pg_catalog.text := payload;%4$s
+      begin%5$s
+        if pg_catalog.octet_length(body) operator(pg_catalog.<=) %2$s
+           and pg_catalog.octet_length(channel) operator(pg_catalog.<=) 255
+           and channel operator(pg_catalog.<>) ''
+           and channel operator(pg_catalog.!~~) 'table:%%' and channel operator(pg_catalog.!~~) 'task:%%'
+           and channel operator(pg_catalog.!~~) 'cache:%%' and channel operator(pg_catalog.!~~) 'postbus:%%'
+           and (channel collate pg_catalog."C") operator(pg_catalog.!~) '[\x01-\x1f\x7f\u0080-\u009f]'
+           and postbus.emit(channel, %3$s, body) then
+          return;
+        end if;
+        perform postbus.refuse_post(channel, pg_catalog.octet_length(body));
+      end $body$ $f$, kind, payload_limit, (kind = 'jsonb')::text,
+      case when streams then '
+        open pg_catalog.int4;' else '' end,
+      case when streams then format('
+        select s.segment into open from postbus.stream_channels s where s.channel operator(pg_catalog.=) post.channel;
+        if open is not null and pg_catalog.octet_length(body) operator(pg_catalog.<=) %s then
+          insert into postbus.messages (segment, is_json, channel, payload) values (open, %s, post.channel, body);
+          return;
+        end if;', payload_limit, (kind = 'jsonb')::text) else '' end);
+  end loop;
+end $compile$;
+
+create function postbus.stream_named(channel text) returns postbus.stream_channels
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_ postbus.stream_channels;
+begin
+  select * into found_ from postbus.stream_channels s where s.channel = stream_named.channel;
+  if not found then
+    raise exception 'the channel % is not a stream', coalesce(quote_literal(channel), 'null')
+      using errcode = 'PB030', hint = format('select postbus.create_stream(%L)', channel);
+  end if;
+  return found_;
+end $$;
+
+create function postbus.create_stream(channel text, keep interval default '7 days', max_bytes bigint default 1073741824, max_count bigint default null)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  fault text := postbus.channel_fault(channel);
+  known postbus.meta;
+  made  integer;
+begin
+  if fault is not null then
+    raise exception '%', fault using errcode = 'PB001', hint = 'choose another name';
+  elsif keep is null or keep < interval '1 second' then
+    raise exception 'keep is an interval of a second or more' using errcode = '22023', hint = 'keep => ''7 days''';
+  elsif max_bytes is null or max_bytes < 1048576 then
+    raise exception 'max_bytes is 1048576 or more' using errcode = '22023', hint = 'max_bytes => 1073741824 keeps about one gigabyte';
+  elsif max_count < 1 then
+    raise exception 'max_count is 1 or more, or null for any number' using errcode = '22023';
+  end if;
+  -- One at a time: post() is compiled anew with the first stream.
+  select * into strict known from postbus.meta for update;
+  if postbus.wal_level() <> 'logical' or known.transport <> 'wal' then
+    raise exception 'streams need the database''s logical WAL: a stream''s order is that of its commits, which nothing else tells'
+      using errcode = 'PB011', hint = 'postbus doctor prints the commands that make it readable';
+  end if;
+  if exists (select from postbus.stream_channels s where s.channel = create_stream.channel) then
+    update postbus.stream_channels s set keep = create_stream.keep, max_bytes = create_stream.max_bytes, max_count = create_stream.max_count
+      where s.channel = create_stream.channel;
+    return;
+  end if;
+  insert into postbus.stream_channels (channel, segment, keep, max_bytes, max_count, made_by)
+    values (create_stream.channel, 0, create_stream.keep, create_stream.max_bytes, create_stream.max_count, postbus.caller()) returning id into made;
+  update postbus.stream_channels s set segment = postbus.take_segment(made, true) where s.id = made;
+  if (select count(*) from postbus.stream_channels) = 1 then
+    perform postbus.compile_post(known.payload_limit);
+  end if;
+end $$;
+comment on function postbus.create_stream is
+  'Makes a channel keep its messages, by age, bytes and count; for a channel that does, replaces these bounds. What was posted before is not kept.';
+
+create function postbus.drop_stream(channel text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  known postbus.meta;
+  gone  integer;
+begin
+  select * into strict known from postbus.meta for update;
+  gone := (postbus.stream_named(channel)).id;
+  delete from postbus.stream_channels s where s.id = gone;
+  delete from postbus.stream_consumers c where c.stream = gone;
+  -- maintain_streams() drops the segments of a stream that is no more.
+  update postbus.stream_segments g set closed_at = coalesce(g.closed_at, clock_timestamp()) where g.stream = gone;
+  if not exists (select from postbus.stream_channels) then
+    perform postbus.compile_post(known.payload_limit);
+  end if;
+end $$;
+comment on function postbus.drop_stream is 'Makes a stream an ordinary channel again; its messages and its consumers'' places are dropped.';
+
+create function postbus.segment_bytes(segment integer) returns bigint
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(pg_total_relation_size(to_regclass(format('postbus.messages_%s', segment))), 0)
+$$;
+
+-- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment. Places of its messages that
+-- lie among those of a later segment stay until that goes as well: a reader tells them as a gap.
+create function postbus.empty_segment(gone integer) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
+as $$
+declare
+  of_stream integer := (select g.stream from postbus.stream_segments g where g.segment = gone);
+  first     bigint;
+  last      bytea;
+begin
+  if to_regclass(format('postbus.messages_%s', gone)) is not null then
+    execute format('truncate only postbus.messages_%s', gone);
+  end if;
+  update postbus.stream_segments g set emptied_at = clock_timestamp() where g.segment = gone;
+  first := (select p.lsn from postbus.stream_positions p join postbus.stream_segments g on g.segment = p.segment and g.emptied_at is null
+            where p.stream = of_stream order by p.lsn, p.id limit 1);
+  with dropped as (
+    delete from postbus.stream_positions p
+    where p.stream = of_stream and (first is null or p.lsn < first)
+    returning p.epoch, p.lsn, p.base, p.count, p.entries)
+  select case when d.base is null then substr(d.entries, length(d.entries) - 31, 12) else int8send(d.lsn) || int4send((d.base + d.count - 1)::int) end as place
+    into last from dropped d order by place desc limit 1;
+  update postbus.stream_channels s set dropped_to = greatest(s.dropped_to, last) where s.id = of_stream;
+  return true;
+exception
+  when lock_not_available then return false;
+end $$;
+
+-- Drops the partitions of emptied segments. False when posters were in the way for longer than they may be kept waiting.
+create function postbus.drop_segments() returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
+as $$
+declare
+  gone integer[] := array(select g.segment from postbus.stream_segments g where g.emptied_at is not null order by 1 limit 64);
+  one  integer;
+begin
+  if cardinality(gone) = 0 then
+    return true;
+  end if;
+  foreach one in array gone loop
+    execute format('drop table if exists postbus.messages_%s', one);
+  end loop;
+  delete from postbus.stream_segments g where g.segment = any (gone);
+  return true;
+exception
+  when lock_not_available then return false;
+end $$;
+
+create function postbus.maintain_streams() returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
+as $$
+declare
+  s        record;
+  g        record;
+  total    bigint;
+  messages bigint;
+  fresh    integer;
+  done     integer := 0;
+begin
+  if not pg_try_advisory_xact_lock(1886352244, 1835101285) then  -- "post", "maie": somebody is at it
+    return 0;
+  end if;
+  -- Spares of earlier calls: those who attached them have told all sessions by now.
+  update postbus.stream_segments x set spare_from = pg_snapshot_xmax(pg_current_snapshot()) where x.stream is null and x.spare_from is null;
+  for s in
+    select c.*, x.made_at as opened, postbus.segment_bytes(c.segment) as bytes,
+           (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = c.segment) as here,
+           to_regclass(format('postbus.messages_%s', c.segment)) is null as missing
+    from postbus.stream_channels c left join postbus.stream_segments x on x.segment = c.segment order by c.id
+  loop
+    -- An eighth of each bound a segment: what is kept is exact to that.
+    if s.missing or (s.here > 0 and (s.bytes >= s.max_bytes / 8 or s.here >= s.max_count / 8.0 or s.opened < clock_timestamp() - s.keep / 8)) then
+      fresh := postbus.take_segment(s.id, false);
+      if fresh is not null then
+        update postbus.stream_channels c set segment = fresh where c.id = s.id;
+        update postbus.stream_segments x set closed_at = clock_timestamp() where x.segment = s.segment;
+        done := done + 1;
+      end if;
+    end if;
+    total := 0;
+    messages := 0;
+    for g in
+      select x.*, postbus.segment_bytes(x.segment) as bytes, (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = x.segment) as count
+      from postbus.stream_segments x where x.stream = s.id and x.emptied_at is null order by x.segment desc
+    loop
+      total := total + g.bytes;
+      messages := messages + g.count;
+      if g.closed_at is not null and (total > s.max_bytes or messages > s.max_count or g.closed_at < clock_timestamp() - s.keep) then
+        if postbus.empty_segment(g.segment) then
+          done := done + 1;
+          total := total - g.bytes;
+          messages := messages - g.count;
+        end if;
+      end if;
+    end loop;
+  end loop;
+  for g in
+    select x.segment from postbus.stream_segments x
+    where x.stream is not null and x.emptied_at is null and not exists (select from postbus.stream_channels c where c.id = x.stream)
+  loop
+    if postbus.empty_segment(g.segment) then
+      done := done + 1;
+    end if;
+  end loop;
+  -- Rows of segments that have gone, posted by transactions that still saw them.
+  if exists (select from only postbus.messages_default)
+     and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null) then
+    begin
+      truncate only postbus.messages_default;
+    exception
+      when lock_not_available then null;
+    end;
+  end if;
+  begin
+    for fresh in select * from generate_series(1, (select 8 + count(*) / 8 from postbus.stream_channels)
+                                                  - (select count(*) from postbus.stream_segments x where x.stream is null)) loop
+      perform postbus.make_spare();
+    end loop;
+  exception
+    when lock_not_available then null;  -- at the next call
+  end;
+  perform postbus.drop_segments();
+  return done;
+end $$;
+comment on function postbus.maintain_streams is
+  'Opens new segments, empties and drops those past their stream''s bounds. A gateway calls it; anyone who administers may. Returns how many segments it changed.';
+
+create or replace function postbus.repair_publication() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  tbl oid;
+begin
+  if not exists (select from pg_publication where pubname = 'postbus') then
+    create publication postbus;
+  end if;
+  alter publication postbus set (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+  perform postbus.publish('postbus.messages'::regclass);
+  for tbl in select w.tbl from postbus.watched_tables w join pg_class c on c.oid = w.tbl order by 1 loop
+    perform postbus.publish(tbl);
+  end loop;
+end $$;
+
+-- --- Positions and consumers
+
+create function postbus.place(lsn bigint, index bigint) returns bytea
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select int8send(lsn) || int4send(index::int)
+$$;
+
+-- The place of a position text; raises where it is malformed, of another epoch, or ahead of the database.
+create function postbus.place_of("position" text) returns bytea
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if position is null or position !~ '^[0-9a-f]{8}-[0-9a-f]{16}-[0-7][0-9a-f]{7}$' then
+    raise exception 'this is no position of a stream''s message: %', coalesce(quote_literal(position), 'null')
+      using errcode = 'PB031', hint = 'give the position that the message carried';
+  elsif left(position, 8) <> (select lpad(to_hex(m.epoch), 8, '0') from postbus.meta m) then
+    raise exception 'the position % is of another epoch', position
+      using errcode = 'PB032', hint = 'positions began anew: listen as this consumer again and acknowledge what comes';
+  elsif substr(position, 10, 16) > (select lpad(to_hex((pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint), 16, '0')) then
+    raise exception 'the position % lies ahead of this database', position
+      using errcode = 'PB031', hint = 'give the position that the message carried';
+  end if;
+  return decode(substr(position, 10, 16) || substr(position, 27, 8), 'hex');
+end $$;
+
+create function postbus.ack(channel text, consumer text, "position" text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  kept   integer := (postbus.stream_named(channel)).id;
+  here   bytea := postbus.place_of(position);
+  now_   bigint := (select m.epoch from postbus.meta m);
+begin
+  if consumer is null or octet_length(consumer) not between 1 and 255 or consumer collate "C" ~ '[\x01-\x1f\x7f\u0080-\u009f]' then
+    raise exception 'a consumer''s name has 1 to 255 bytes and no control characters' using errcode = '22023';
+  end if;
+  insert into postbus.stream_consumers as c (stream, consumer, epoch, place) values (kept, ack.consumer, now_, here)
+    on conflict on constraint stream_consumers_pkey do update set epoch = excluded.epoch, place = excluded.place, acked_at = now()
+      where c.epoch <> excluded.epoch or c.place < excluded.place;
+  return found;
+end $$;
+comment on function postbus.ack is
+  'Remembers that a consumer of a stream is done with all up to a position. Earlier positions change nothing (false): places only go forward.';
+
+-- Messages of a stream after a place. Exact over what gateways have written down.
+create function postbus.messages_after(of integer, in_epoch bigint, place bytea) returns bigint
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(sum(case
+           when place is null or p.epoch <> in_epoch then p.count
+           when p.base is not null then greatest(0, least(p.count, p.base + p.count - 1 - case
+             when substr(place, 1, 8) > int8send(p.lsn) then 2147483647
+             when substr(place, 1, 8) < int8send(p.lsn) then -1
+             else ('x' || encode(substr(place, 9, 4), 'hex'))::bit(32)::int end))
+           when substr(p.entries, 1, 12) > place then p.count
+           else (select count(*) from generate_series(0, p.count - 1) k where substr(p.entries, 1 + k * 32, 12) > place) end), 0)::bigint
+  from postbus.stream_positions p
+  where p.stream = of and (place is null or p.epoch <> in_epoch or int8send(p.lsn) >= substr(place, 1, 8))
+    and exists (select from postbus.stream_segments x where x.segment = p.segment and x.emptied_at is null)
+$$;
+
+create view postbus.streams as
+  select s.channel, s.keep, s.max_bytes, s.max_count, b.bytes, b.bytes > s.max_bytes as past_bytes, b.segments,
+         n.count, n.oldest, n.newest, s.made_by, s.made_at
+  from postbus.stream_channels s,
+    lateral (select coalesce(sum(postbus.segment_bytes(x.segment)), 0)::bigint as bytes, count(*) as segments
+             from postbus.stream_segments x where x.stream = s.id and x.emptied_at is null) b,
+    lateral (select coalesce(sum(p.count), 0)::bigint as count,
+               to_timestamp(min(('x' || encode(substr(p.entries, 17, 8), 'hex'))::bit(64)::bigint) / 1e6) as oldest,
+               to_timestamp(max(('x' || encode(substr(p.entries, length(p.entries) - 15, 8), 'hex'))::bit(64)::bigint) / 1e6) as newest
+             from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
+             where x.stream = s.id and x.emptied_at is null) n;
+comment on view postbus.streams is 'The streams: their bounds, what they keep, and whether they are past their bound in bytes. Counted is what gateways have written down.';
+
+create view postbus.consumers as
+  select s.channel, c.consumer,
+         case when c.epoch = m.epoch then lpad(to_hex(c.epoch), 8, '0') || '-' || encode(substr(c.place, 1, 8), 'hex') || '-' || encode(substr(c.place, 9, 4), 'hex') end as position,
+         postbus.messages_after(c.stream, c.epoch, c.place) as lag, c.acked_at
+  from postbus.stream_consumers c join postbus.stream_channels s on s.id = c.stream, postbus.meta m;
+comment on view postbus.consumers is 'Consumers of streams: where each is, and how many kept messages it has still to come.';
+
+-- For gateways, which hold the streams' lock: writes runs of positions down, in order, and how far that is. A segment
+-- that has gone is left out.
+create function postbus.record_positions(in_epoch bigint, up_to bigint, segments integer[], lsns bigint[], counts integer[], runs bytea[]) returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+  insert into postbus.stream_positions (stream, lsn, id, segment, epoch, count, entries)
+    select o.stream, o.lsn, nextval('postbus.stream_position_id'), o.segment, in_epoch, o.count, o.entries
+    from (select g.stream, r.* from unnest(segments, lsns, counts, runs) with ordinality r(segment, lsn, count, entries, n)
+          join postbus.stream_segments g on g.segment = r.segment and g.emptied_at is null order by r.n) o;
+  update postbus.stream_recorder set epoch = in_epoch, lsn = up_to;
+$$;
+
+-- Messages that no gateway saw in the WAL: all that the caller's snapshot sees and nobody has written down, but for those
+-- in `known`, which the caller is about to write. They get positions at `from_lsn`, behind any commit that ended there.
+create function postbus.adopt_messages(in_epoch bigint, from_lsn bigint, known bigint[]) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  g       record;
+  run     record;
+  adopted bigint := 0;
+begin
+  for g in
+    select x.segment, x.stream from postbus.stream_segments x where x.emptied_at is null order by x.segment
+  loop
+    for run in execute format($f$
+      select count(*)::int as count, string_agg(int8send($1) || int4send(0) || int4send(octet_length(m.payload)) ||
+               int8send((extract(epoch from m.posted_at) * 1000000)::bigint) || int8send(m.id), ''::bytea order by m.id) as entries
+      from (select r.*, (row_number() over (order by r.id) - 1) / 4096 as batch from postbus.messages r
+            where r.segment = %1$s and r.id <> all ($2) and not exists (
+              select from postbus.stream_positions p, generate_series(0, p.count - 1) k
+              where p.segment = %1$s and ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint = r.id)) m
+      group by m.batch order by m.batch $f$, g.segment) using from_lsn, known
+    loop
+      insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
+        values (g.stream, from_lsn, nextval('postbus.stream_position_id'), g.segment, in_epoch,
+          (select coalesce(max(p.base + p.count), 1073741824) from postbus.stream_positions p
+           where p.stream = g.stream and p.lsn = from_lsn and p.base is not null), run.count, run.entries);
+      adopted := adopted + run.count;
+    end loop;
+  end loop;
+  return adopted;
+end $$;
+
+-- What gateways call when positions start anew: what is kept gets positions of the new epoch, before all that will come,
+-- in the old order, and consumers stay where they were.
+create function postbus.renumber_streams(now_epoch bigint, from_lsn bigint) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update postbus.stream_consumers c set epoch = now_epoch, place = postbus.place(from_lsn, greatest(0,
+      (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.stream = c.stream) - postbus.messages_after(c.stream, c.epoch, c.place)))
+    where c.epoch <> now_epoch;
+  update postbus.stream_positions p set epoch = now_epoch, lsn = from_lsn, base = n.before
+    from (select o.id, 1 + sum(o.count) over (partition by o.stream order by o.id) - o.count as before from postbus.stream_positions o) n
+    where p.id = n.id and p.epoch <> now_epoch;
+  update postbus.stream_channels s set dropped_to = postbus.place(from_lsn, 0) where s.dropped_to is not null;
+end $$;

@@ -1,0 +1,1 @@
+select postbus.drop_stream($1)

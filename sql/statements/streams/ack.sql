@@ -1,0 +1,1 @@
+select postbus.ack($1, $2, $3)

@@ -1,0 +1,1 @@
+select postbus.maintain_streams()

@@ -1,0 +1,1 @@
+select epoch, lsn, settled from postbus.stream_recorder

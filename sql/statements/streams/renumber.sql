@@ -1,0 +1,1 @@
+select postbus.renumber_streams($1, $2)

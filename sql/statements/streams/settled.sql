@@ -1,0 +1,2 @@
+-- All up to $2 of epoch $1 is written down.
+update postbus.stream_recorder set lsn = case epoch when $1 then greatest(lsn, $2) else $2 end, epoch = $1, settled = true

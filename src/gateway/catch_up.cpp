@@ -1,0 +1,40 @@
+#include "gateway/catch_up.hpp"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <algorithm>
+
+#include "bus/channel.hpp"
+#include "gateway/loop.hpp"
+
+namespace postbus::gateway {
+
+namespace asio = boost::asio;
+
+asio::awaitable<void> room_signal::wait() { co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable)); }
+
+asio::awaitable<void> catch_up(loop& home, std::string channel, bus::start from, catch_up_steps steps) {
+  for (;;) {
+    const auto page = co_await home.shared().behind.read_stream(channel, from, steps.most);
+    if (!steps.alive()) co_return;
+    if (!page && page.error().code == errc::not_found) co_return steps.not_kept();
+    if (!page) co_return steps.failed(page.error());
+    while (!steps.has_room()) {
+      co_await steps.room->wait();
+      if (!steps.alive()) co_return;
+    }
+    steps.take(*page);
+    if (!steps.alive()) co_return;
+    from = page->upto;
+    if (page->end && steps.join(page->upto)) co_return;
+  }
+}
+
+bool may_be_kept(std::string_view channel, const bus::start& from, const bus::replay& given) {
+  if (bus::is_reserved(channel) || std::holds_alternative<bus::from_now>(from)) return false;
+  return std::holds_alternative<bus::from_beginning>(from) || (!given.complete && std::get<bus::position>(from).epoch == given.at.epoch) ||
+         std::ranges::any_of(given.events, [](const auto& e) { return e->kind == bus::kind::gap; });
+}
+
+}  // namespace postbus::gateway

@@ -1,0 +1,402 @@
+// The life of a position: the reader decodes a commit, its events go to the hub and its messages' places in here → a few
+// milliseconds later the holder asks for a snapshot, takes the longest run from the front of the queue that this snapshot
+// sees (the WAL may tell of a commit that cannot be seen yet) and writes it in one asynchronous transaction, together with
+// how far it is. What a crash loses of that is decoded and written again: the server keeps its WAL, because recorded_lsn()
+// holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
+//
+// Settling. When the holder begins, and when its stream begins anew, it must know that everything committed before its
+// stream's start has been written down. Where the last holder came at least as far, it has, and what a slot holds from before
+// our start only comes again. Otherwise, once that has been read (bus::hub::serving), there may be
+// messages that no gateway saw: they are those that a snapshot sees and that neither the tables nor the queue, once the
+// stream has passed that snapshot's LSN, know of. They get positions at the stream's start, in the order of their ids:
+// after all that was delivered, before all that will be. In a new epoch what is kept is renumbered first.
+//
+// Not guaranteed: the commit order among messages that no gateway saw; PostgreSQL does not tell it afterwards.
+#include "streams/recorder.hpp"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/unordered/unordered_flat_map.hpp>
+#include <boost/unordered/unordered_flat_set.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <random>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "embedded_sql.hpp"
+#include "postgres/backoff.hpp"
+#include "streams/entry.hpp"
+
+namespace postbus::streams {
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+using postgres::parameter;
+
+constexpr auto statement_deadline = 10s;
+constexpr auto settle_deadline = 5min;
+constexpr auto invisible_pause = 5ms;
+constexpr auto catching_up_pause = 20ms;
+constexpr std::size_t most_messages = 20'000;  // of one write
+constexpr std::size_t most_of_a_run = 4'096;
+
+template <class Int>
+Int number(std::string_view text) {
+  Int value{};
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+/** What pg_current_snapshot() says: XMIN:XMAX:XIP,XIP,… */
+class snapshot {
+public:
+  explicit snapshot(std::string_view text) {
+    const auto first = text.find(':'), second = text.find(':', first + 1);
+    min_ = number<std::uint64_t>(text.substr(0, first));
+    max_ = number<std::uint64_t>(text.substr(first + 1, second - first - 1));
+    for (auto rest = text.substr(second + 1); !rest.empty();) {
+      const auto end = std::min(rest.find(','), rest.size());
+      running_.insert(number<std::uint64_t>(rest.substr(0, end)));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  }
+  bool sees(std::uint64_t xid) const { return xid < min_ || (xid < max_ && !running_.contains(xid)); }
+
+private:
+  std::uint64_t min_{}, max_{};
+  boost::unordered_flat_set<std::uint64_t> running_;
+};
+
+/** Entries of one segment that follow one another. */
+struct place_run {
+  std::int32_t segment;
+  std::uint64_t lsn;
+  std::size_t count;
+  std::string hex;
+};
+
+void append_element(std::string& array, std::string_view text) {
+  array += array.empty() ? '{' : ',';
+  array += text;
+}
+
+}  // namespace
+
+recorder::recorder(asio::any_io_executor executor, settings given, const bus::hub& h)
+    : settings_{std::move(given)}, hub_{h}, timer_{executor}, progress_{executor, steady::time_point::max()}, maintain_timer_{executor} {}
+
+void recorder::stop() {
+  stopped_ = true;
+  timer_.cancel();
+  progress_.cancel();
+  maintain_timer_.cancel();
+}
+
+asio::awaitable<void> recorder::sleep(steady::duration longest) {
+  timer_.expires_after(longest);
+  co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+}
+
+asio::awaitable<void> recorder::progress(steady::duration longest) {
+  // Waiters share the timer: each moves its end to its own, none of them late by more than another's patience.
+  progress_.expires_after(longest);
+  co_await progress_.async_wait(asio::as_tuple(asio::use_awaitable));
+}
+
+// --- The stream's side
+
+void recorder::begins_at(const bus::position& from) {
+  const auto head = hub_.head();
+  const bool goes_on = from.epoch == epoch_ && head.epoch == epoch_ && from <= head;
+  if (goes_on) return;
+  if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn <= from.lsn) queue_.pop_back();  // the rest of it will not come
+  if (from.epoch != epoch_) {
+    queue_.clear();  // positions that mean nothing any more; their messages are given new ones
+    last_lsn_ = 0;
+    mark_ = {};
+  }
+  epoch_ = from.epoch;
+  start_ = from;
+  settled_ = false;
+  ++begun_;
+  timer_.cancel();
+}
+
+void recorder::add(transaction piece) {
+  if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn == piece.lsn) {
+    auto& messages = queue_.back().messages;
+    messages.insert(messages.end(), piece.messages.begin(), piece.messages.end());
+    return;
+  }
+  if (piece.lsn <= last_lsn_) return;
+  last_lsn_ = piece.lsn;
+  if (mark_.epoch == epoch_ && piece.lsn <= mark_.lsn) return;
+  queue_.push_back(std::move(piece));
+}
+
+void recorder::complete() {
+  if (queue_.empty() || std::exchange(queue_.back().whole, true)) return;
+  if (queue_.size() == 1) timer_.cancel();
+}
+
+void recorder::abandon() {
+  // It stays in its place, so that nobody takes what has been published of it for all of it.
+  if (!queue_.empty() && !queue_.back().whole) queue_.back().messages.clear();
+}
+
+void recorder::missed(const bus::position& at) {
+  if (at.lsn <= last_lsn_ || (mark_.epoch == epoch_ && at.lsn <= mark_.lsn)) return;
+  last_lsn_ = at.lsn;
+  start_ = at;  // as if the stream began behind it
+  settled_ = false;
+  ++begun_;
+  timer_.cancel();
+}
+
+void recorder::tell_progress() {
+  if (!leading_) return;
+  asked_ = true;
+  timer_.cancel();
+}
+
+/** All that ends at or before it has been published whole. */
+std::uint64_t recorder::published() const {
+  const auto head = hub_.head();
+  return head.epoch != epoch_ ? 0 : head.index < bus::position::end_of_commit ? head.lsn - 1 : head.lsn;
+}
+
+bus::position recorder::recorded() const {
+  if (epoch_ == 0 || mark_.epoch != epoch_ || !mark_.settled || (leading_ && !settled_)) return {};
+  if (mark_.lsn < start_.lsn) return {epoch_, mark_.lsn, bus::position::end_of_commit};
+  if (!queue_.empty()) return {epoch_, std::max(queue_.front().lsn - 1, mark_.lsn), bus::position::end_of_commit};
+  return {epoch_, std::max(published(), mark_.lsn), bus::position::end_of_commit};
+}
+
+// --- The database's side
+
+asio::awaitable<void> recorder::run() {
+  postgres::backoff retry{std::random_device{}()};
+  while (!stopped_) {
+    auto session = co_await postgres::connection::open(
+        {.conninfo = settings_.conninfo, .application_name = "postbus streams", .session_options = "-c synchronous_commit=off"});
+    if (session && !stopped_) {
+      retry.succeeded();
+      auto ended = co_await serve(*session);
+      leading_ = settled_ = false;
+      if (ended || stopped_) continue;
+      log::debug("streams", "the recorder's session ended: {} ({})", ended.error().text, ended.error().detail);
+    }
+    const auto until = steady::now() + retry.next();
+    while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
+  }
+}
+
+asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
+  while (!stopped_) {
+    if (!leading_) {
+      auto locked = co_await session.query(embedded_sql::find("statements/streams/lead.sql"), {}, statement_deadline);
+      if (!locked) co_return locked.error();
+      leading_ = locked->is_true(0, 0);
+      if (!leading_) {
+        auto read = co_await read_mark(session);
+        if (!read) co_return read;
+        if (epoch_ != 0 && mark_.lsn < start_.lsn) {  // the holder writes how far it is only when it writes anything, or is asked
+          auto asked = co_await session.query(embedded_sql::find("statements/streams/ask.sql"), {}, statement_deadline);
+          if (!asked) co_return asked.error();
+        }
+        const auto until = steady::now() + settings_.follow;
+        while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
+        continue;
+      }
+    }
+    if (needs_settling()) {
+      auto settled = co_await settle(session);
+      if (!settled) co_return settled;
+      continue;
+    }
+    if (epoch_ == 0 || ((queue_.empty() || !queue_.front().whole) && !asked_)) {
+      co_await sleep(24h);
+      continue;
+    }
+    if (settings_.gather.count() > 0 && !asked_) {
+      const auto until = steady::now() + settings_.gather;
+      while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
+    }
+    auto written = co_await write(session, UINT64_MAX);
+    if (!written) co_return written;
+  }
+  co_return result<>{};
+}
+
+void recorder::forget_recorded() {
+  while (!queue_.empty() && mark_.epoch == epoch_ && queue_.front().lsn <= mark_.lsn) queue_.pop_front();
+  progress_.cancel();
+}
+
+asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
+  auto found = co_await session.query(embedded_sql::find("statements/streams/mark.sql"), {}, statement_deadline);
+  if (!found) co_return found.error();
+  if (found->size() != 1) co_return error{errc::database, "the streams' state is missing: restore the row of postbus.stream_recorder"};
+  mark_ = {number<std::uint32_t>(found->text(0, 0)), number<std::uint64_t>(found->text(0, 1)), found->is_true(0, 2)};
+  forget_recorded();
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
+  const auto begun = begun_;
+  const auto start = start_;
+  auto read = co_await read_mark(session);
+  if (!read) co_return read;
+  if (mark_.epoch != start.epoch || !mark_.settled || mark_.lsn < start.lsn) {
+    // What the slot holds from before our start is not to be taken for messages that nobody saw: it is about to come.
+    while (!stopped_ && begun == begun_ && !hub_.serving()) co_await sleep(catching_up_pause);
+    if (stopped_ || begun != begun_) co_return result<>{};
+    mark_.settled = false;
+    const auto epoch = std::to_string(start.epoch), lsn = std::to_string(start.lsn);
+    const parameter parameters[] = {epoch, lsn};
+    if (mark_.epoch != start.epoch) {
+      auto renumbered = co_await session.query(embedded_sql::find("statements/streams/renumber.sql"), parameters, settle_deadline);
+      if (!renumbered) co_return renumbered.error();
+    }
+    while (!stopped_ && !queue_.empty() && queue_.front().lsn <= start.lsn) {
+      auto written = co_await write(session, start.lsn);
+      if (!written) co_return written;
+    }
+    auto adopted = co_await adopt(session, start);
+    if (!adopted) co_return adopted;
+    read = co_await read_mark(session);
+    if (!read) co_return read;
+  }
+  if (begun == begun_) settled_ = true;
+  progress_.cancel();
+  co_return result<>{};
+}
+
+asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::position start) {
+  const auto begun = begun_;
+  auto began = co_await session.execute(embedded_sql::find("statements/streams/adopt_begin.sql"), statement_deadline);
+  if (!began) co_return began.error();
+  const auto up_to = number<std::uint64_t>(began->text(0, 0));
+  {
+    // A commit after it, so that the stream passes that LSN though nobody else writes.
+    auto other = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams"});
+    if (!other) co_return other.error();
+    auto passed = co_await other->query(embedded_sql::find("statements/streams/ask.sql"), {}, statement_deadline);
+    if (!passed) co_return passed.error();
+  }
+  const auto limit = steady::now() + settle_deadline;
+  while (!stopped_ && begun == begun_ && (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
+    if (steady::now() > limit) co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
+    co_await sleep(5ms);
+  }
+  if (stopped_ || begun != begun_) co_return error{errc::unavailable, "the stream began anew"};
+  std::string known;
+  for (const auto& t : queue_)
+    for (const auto& m : t.messages) append_element(known, std::to_string(m.id));
+  known = known.empty() ? "{}" : known + '}';
+  const auto epoch = std::to_string(start.epoch), lsn = std::to_string(start.lsn);
+  const parameter parameters[] = {epoch, lsn, known};
+  auto adopted = co_await session.query(embedded_sql::find("statements/streams/adopt.sql"), parameters, settle_deadline);
+  if (!adopted) co_return adopted.error();
+  const parameter place[] = {epoch, lsn};
+  auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
+  if (!noted) co_return noted.error();
+  auto committed = co_await session.execute("commit", settle_deadline);
+  if (!committed) co_return committed.error();
+  if (const auto count = number<std::uint64_t>(adopted->text(0, 0)); count > 0)
+    log::info("streams", "{} messages that no gateway had seen have been given positions", count);
+  co_return result<>{};
+}
+
+/** Writes the longest run from the queue's front that everybody can see by now, up to that LSN. */
+asio::awaitable<result<>> recorder::write(postgres::connection& session, std::uint64_t up_to) {
+  auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
+  if (!seen) co_return seen.error();
+  const snapshot visible{seen->text(0, 0)};
+  const auto epoch = epoch_;
+  const bool asked = std::exchange(asked_, false);
+  std::vector<place_run> runs;
+  boost::unordered_flat_map<std::size_t, std::size_t> open;  // of each stream, its run in the making
+  std::size_t transactions = 0, messages = 0;
+  for (const auto& t : queue_) {
+    if (t.lsn > up_to || !t.whole || messages >= most_messages || !visible.sees(t.xid)) break;
+    for (const auto& m : t.messages) {
+      const auto [found, fresh] = open.try_emplace(m.stream, runs.size());
+      if (fresh || runs[found->second].segment != m.segment || runs[found->second].count >= most_of_a_run) {
+        found->second = runs.size();
+        runs.push_back({m.segment, 0, 0, {}});
+      }
+      auto& r = runs[found->second];
+      r.lsn = t.lsn;
+      ++r.count;
+      append_hex(r.hex, {t.lsn, m.index, m.bytes, t.time, m.id});
+      ++messages;
+    }
+    ++transactions;
+  }
+  if (transactions == 0) {
+    if (queue_.empty() && asked) {
+      const auto up_to_now = published();
+      const auto epoch_text = std::to_string(epoch), lsn = std::to_string(up_to_now);
+      const parameter place[] = {epoch_text, lsn};
+      auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
+      if (!noted) co_return noted.error();
+      if (epoch == epoch_) mark_.lsn = std::max(mark_.lsn, up_to_now);
+    } else if (!queue_.empty() && queue_.front().lsn <= up_to) {
+      co_await sleep(invisible_pause);
+    }
+    co_return result<>{};
+  }
+  std::string segments, lsns, counts, hex;
+  for (const auto& r : runs) {
+    append_element(segments, std::to_string(r.segment));
+    append_element(lsns, std::to_string(r.lsn));
+    append_element(counts, std::to_string(r.count));
+    append_element(hex, R"("\\x)" + r.hex + '"');
+  }
+  const auto last = queue_[transactions - 1].lsn;
+  const auto epoch_text = std::to_string(epoch), last_text = std::to_string(last);
+  segments += '}';
+  lsns += '}';
+  counts += '}';
+  hex += '}';
+  const parameter parameters[] = {epoch_text, last_text, segments, lsns, counts, hex};
+  auto written = co_await session.query(embedded_sql::find("statements/streams/record.sql"), parameters, statement_deadline);
+  if (!written) co_return written.error();
+  metrics::add(metrics::counter::stream_recorded, messages);
+  if (epoch != epoch_) co_return result<>{};
+  mark_ = {epoch, last, mark_.settled};
+  forget_recorded();
+  co_return result<>{};
+}
+
+asio::awaitable<void> recorder::maintain() {
+  auto noted_at = steady::now();
+  while (!stopped_) {
+    auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
+    if (session && leading_) {
+      auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, settle_deadline);
+      if (!done) log::warning("streams", "old messages could not be dropped: {} ({})", done.error().text, done.error().detail);
+    }
+    if (session && !stopped_) {
+      auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
+      if (found) summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+    }
+    // So that the next holder need not look for messages that nobody saw.
+    if (leading_ && settled_ && queue_.empty() && steady::now() - noted_at >= settings_.note && *summary_.load() != "[]") {
+      noted_at = steady::now();
+      if (published() > mark_.lsn) tell_progress();
+    }
+    // Without a session the recorder's own has the same trouble, and tells.
+    const auto until = steady::now() + settings_.maintain;
+    while (!stopped_ && steady::now() < until) {
+      maintain_timer_.expires_at(until);
+      co_await maintain_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+    }
+  }
+}
+
+}  // namespace postbus::streams

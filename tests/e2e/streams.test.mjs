@@ -1,0 +1,204 @@
+// Streams: what is kept comes back in order and once, by every way of listening, and consumers go on where they were.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { spawnSync } from 'node:child_process';
+import { Gateway } from './harness/gateway.mjs';
+import { until } from './harness/program.mjs';
+import { setting } from './harness/setting.mjs';
+
+const here = setting();
+const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => String(from + i));
+const curl = (...args) => spawnSync('curl', ['-sS', '-m', '10', ...args], { encoding: 'utf8' }).stdout;
+const post = (channel, from, to) => here.psql(`select postbus.post('${channel}', n::text) from generate_series(${from}, ${to}) n`);
+/** Another gateway on the same database remembers nothing: what it tells comes from the tables. */
+const fresh = () => Gateway.start(here.url);
+const kept = (channel, count) => until(`${count} written down`, () => Number(here.psql(`select count from postbus.streams where channel = '${channel}'`)) === count);
+
+test('a listener that comes late gets everything, by SSE, WebSocket, long poll and /wait, with the positions of live delivery', async () => {
+  here.psql("select postbus.create_stream('late')");
+  const live = await here.gateway.socket('/v1/channels/late');
+  for (let n = 1; n <= 20; ++n) post('late', n, n);
+  await until('all live', () => live.events.length === 20);
+  await kept('late', 20);
+  const ids = live.events.map((e) => e.id);
+  const gateway = await fresh();
+  try {
+    const socket = await gateway.socket('/v1/channels/late?after=beginning');
+    await until('all from the tables', () => socket.events.length >= 20);
+    assert.deepEqual(socket.events.map((e) => [e.id, e.payload]), live.events.map((e) => [e.id, e.payload]));
+    assert.deepEqual(socket.events.map((e) => e.at), live.events.map((e) => e.at));
+    post('late', 21, 25);
+    await until('then live', () => socket.events.length >= 25);
+    assert.deepEqual(socket.events.map((e) => e.payload), numbers(1, 25));
+    const stream = await gateway.stream(`/v1/channels/late?after=${ids[9]}`);
+    await until('the rest by SSE', () => stream.events.filter((e) => e.data !== undefined).length >= 15);
+    assert.deepEqual(stream.events.filter((e) => e.data !== undefined).map((e) => e.data), numbers(11, 25));
+    const poll = JSON.parse(curl(`${gateway.url}/v1/channels/late?after=${ids[14]}`));
+    assert.deepEqual(poll.events.map((e) => e.payload), numbers(16, 25));
+    assert.deepEqual(JSON.parse(curl(`${gateway.url}/v1/channels/late?after=${poll.next}`)).events, []);
+    assert.equal(curl(`${gateway.url}/wait?channel=late&after=${ids[3]}`), '5');
+    await socket.close();
+    stream.close();
+  } finally {
+    await gateway.stop();
+  }
+  await live.close();
+});
+
+test('writers go on while it is read, and nothing is missing or comes twice', async () => {
+  here.psql("select postbus.create_stream('busy stream')");
+  post('busy stream', 1, 3000);
+  await kept('busy stream', 3000);
+  const gateway = await fresh();
+  try {
+    let n = 3000;
+    const listeners = [];
+    for (let round = 0; round < 10; ++round) {
+      listeners.push(await gateway.socket('/v1/channels/busy%20stream?after=beginning'));
+      for (let i = 0; i < 10; ++i) post('busy stream', ++n, n);
+    }
+    for (const one of listeners) {
+      await until('everything', () => one.events.length >= n);
+      assert.deepEqual(one.events.map((e) => e.payload), numbers(1, n));
+      await one.close();
+    }
+  } finally {
+    await gateway.stop();
+  }
+});
+
+test('many channels over one stream come in one order, so that one position resumes them all', async () => {
+  here.psql("select postbus.create_stream('m1'), postbus.create_stream('m2')");
+  for (let n = 1; n <= 30; ++n) here.psql(`select postbus.post('m${1 + (n % 2)}', '${n}')`);
+  await kept('m1', 15);
+  await kept('m2', 15);
+  const gateway = await fresh();
+  try {
+    const all = await gateway.stream('/v1/events?channel=m1&channel=m2&channel=ephemeral&after=beginning&format=payload');
+    const data = (s) => s.events.filter((e) => e.data !== undefined).map((e) => e.data);
+    await until('both streams', () => data(all).length >= 30);
+    here.psql("select postbus.post('ephemeral', '31'), postbus.post('m1', '32')");
+    await until('then live', () => data(all).length >= 32);
+    assert.deepEqual(data(all), numbers(1, 32));
+    const at = all.events.filter((e) => e.data !== undefined)[19].id;
+    const rest = await gateway.stream(`/v1/events?channel=m1&channel=m2&after=${at}&format=payload`);
+    await until('the rest', () => data(rest).length >= 11);
+    assert.deepEqual(data(rest), [...numbers(21, 30), '32']);
+    all.close();
+    rest.close();
+  } finally {
+    await gateway.stop();
+  }
+});
+
+test('a named consumer goes on where it acknowledged, by every door', async () => {
+  here.psql("select postbus.create_stream('jobs')");
+  post('jobs', 1, 10);
+  await kept('jobs', 10);
+  const ws = await here.gateway.socket('/v1/ws', { protocols: ['postbus.v1'] });
+  ws.send({ id: 1, op: 'subscribe', channel: 'jobs', consumer: 'billing' });
+  await until('all jobs', () => ws.events.filter((e) => e.sub === 1).length === 10);
+  const jobs = ws.events.filter((e) => e.sub === 1);
+  ws.send({ id: 2, op: 'ack', channel: 'jobs', consumer: 'billing', position: jobs[3].id });
+  assert.deepEqual(await ws.event('acknowledged', (e) => e.id === 2), { id: 2, ok: {} });
+  ws.send({ id: 3, op: 'ack', channel: 'jobs', consumer: 'billing', position: `0000abcd${jobs[5].id.slice(8)}` });
+  assert.equal((await ws.event('refused', (e) => e.id === 3)).error.status, 400);
+  await ws.close();
+  assert.equal(here.psql("select consumer, lag from postbus.consumers where channel = 'jobs'"), 'billing|6');
+
+  const poll = JSON.parse(curl(`${here.gateway.url}/v1/channels/jobs?consumer=billing`));
+  assert.deepEqual(poll.events.map((e) => e.payload), numbers(5, 10));
+  const acked = curl('-X', 'POST', '-w', '%{http_code}', `${here.gateway.url}/v1/channels/jobs/ack?consumer=billing&position=${poll.events[2].id}`);
+  assert.equal(acked, '204');
+  const again = await here.gateway.stream('/v1/channels/jobs?consumer=billing');
+  await until('the rest', () => again.events.filter((e) => e.data !== undefined).length === 3);
+  assert.deepEqual(again.events.filter((e) => e.data !== undefined).map((e) => e.data), numbers(8, 10));
+  again.close();
+  // An earlier position changes nothing; a channel that is no stream has no consumers.
+  here.psql(`select postbus.ack('jobs', 'billing', '${jobs[0].id}')`);
+  assert.equal(here.psql("select position from postbus.consumers where channel = 'jobs'"), poll.events[2].id);
+  assert.equal((await here.gateway.get('/v1/channels/ephemeral?consumer=billing')).status, 404);
+  assert.equal((await here.gateway.get(`/v1/channels/jobs?consumer=billing&after=${jobs[0].id}`)).status, 400);
+});
+
+test('messages posted while no gateway ran are there when one comes, and the gateway may be killed at any moment', async () => {
+  here.psql("select postbus.create_stream('alone')");
+  const first = await fresh();
+  post('alone', 1, 5);
+  const ws = await first.socket('/v1/channels/alone?after=beginning');
+  await until('five', () => ws.events.length >= 5);
+  await first.stop('SIGKILL');
+  post('alone', 6, 10);
+  const second = await fresh();
+  try {
+    const all = await second.socket('/v1/channels/alone?after=beginning');
+    await until('ten', () => all.events.length >= 10);
+    assert.deepEqual(all.events.map((e) => e.payload), numbers(1, 10));
+    await all.close();
+  } finally {
+    await second.stop();
+  }
+});
+
+test('one who was away for longer than the stream keeps is told of the gap', async () => {
+  here.psql("select postbus.create_stream('short', max_count => 16)");
+  const live = await here.gateway.socket('/v1/channels/short');
+  for (let n = 1; n <= 40; ++n) {
+    post('short', n, n);
+    await until('live', () => live.events.length === n);
+    if (n % 2 === 0) {
+      here.psql('select postbus.maintain_streams()');
+    }
+  }
+  const gateway = await fresh();
+  try {
+    const late = await gateway.socket(`/v1/channels/short?after=${live.events[0].id}`);
+    await until('the newest', () => late.events.some((e) => e.payload === '40'));
+    assert.equal(late.events[0].kind, 'gap');
+    assert.equal(late.events[0].payload.reason, 'expired');
+    const rest = late.events.slice(1).map((e) => e.payload);
+    assert.deepEqual(rest, numbers(41 - rest.length, 40));
+    await late.close();
+  } finally {
+    await gateway.stop();
+  }
+  await live.close();
+});
+
+test('a slow reader of much holds no transaction and gets it all', async () => {
+  here.psql("select postbus.create_stream('large')");
+  here.psql("select postbus.post('large', n || repeat('x', 100000)) from generate_series(1, 300) n");
+  await kept('large', 300);
+  const gateway = await fresh();
+  try {
+    const slow = await gateway.socket('/v1/channels/large?after=beginning');
+    slow.ws.pause();
+    await until('no session works for it', () => here.psql("select count(*) from pg_stat_activity where application_name = 'postbus replay' and state <> 'idle'") === '0');
+    slow.ws.resume();
+    await until('all of it', () => slow.events.length >= 300);
+    assert.deepEqual(slow.events.map((e) => e.payload.replace(/x+$/, '')), numbers(1, 300));
+    await slow.close();
+  } finally {
+    await gateway.stop();
+  }
+});
+
+test('the command line makes streams, lists them, and a consumer prints each message once over several runs', async () => {
+  const { binary } = await import('./harness/gateway.mjs');
+  const postbus = (...args) => spawnSync(binary, args, { encoding: 'utf8', timeout: 20_000, env: { ...process.env, POSTBUS_DB: here.url, POSTBUS_URL: here.gateway.url } });
+  assert.equal(postbus('stream', 'create', 'log', '--keep', '2 hours', '--max-bytes', '2MiB', '--max-count', '1000').status, 0);
+  assert.equal(here.psql("select keep, max_bytes, max_count from postbus.streams where channel = 'log'"), '02:00:00|2097152|1000');
+  for (let round = 0; round < 3; ++round) {
+    post('log', round * 5 + 1, round * 5 + 5);
+    const ran = postbus('listen', 'log', '--json', '--consumer', 'etl', '--count', '5');
+    assert.equal(ran.status, 0, ran.stderr);
+    assert.deepEqual(ran.stdout.trim().split('\n').map((line) => JSON.parse(line).payload), numbers(round * 5 + 1, round * 5 + 5));
+  }
+  const listed = postbus('stream', 'list', '--json').stdout.trim().split('\n').map((line) => JSON.parse(line));
+  assert.ok(listed.some((s) => s.channel === 'log' && s.past_bytes === false));
+  assert.equal(postbus('listen', 'log', '--consumer', 'etl', '--from', 'beginning').status, 2);
+  assert.equal(postbus('stream', 'create').status, 2);
+  assert.equal(postbus('stream', 'drop', 'log').status, 0);
+  assert.equal(postbus('stream', 'drop', 'log').status, 1);
+  assert.equal(postbus('listen', 'log', '--consumer', 'etl').status, 1);
+});

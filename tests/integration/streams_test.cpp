@@ -1,0 +1,107 @@
+// Streams: posting, live delivery, and what gateways write down of it.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "change_rig.hpp"
+
+namespace postbus {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing_support::change_rig;
+using testing_support::database;
+using testing_support::session;
+
+TEST(streams, keep_what_is_posted_and_deliver_it_live_in_commit_order) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s')");
+  session one{db.url()}, two{db.url()};
+  one.psql("begin; select postbus.post('s', 'first to begin, last to commit')");
+  two.psql("begin; select postbus.post('s', 'lost'); rollback");
+  two.psql("begin; select postbus.post('s', 'kept'); savepoint p; select postbus.post('s', 'undone'); rollback to p; "
+           "select postbus.post('s', '{\"x\": 1}'::jsonb); select postbus.post('other', 'beside'); commit");
+  one.psql("commit");
+  EXPECT_THAT(rig.payloads("s", 3), ElementsAre("kept", "{\"x\": 1}", "first to begin, last to commit"));
+  const auto events = rig.events("s");
+  EXPECT_EQ(events[0]->at.lsn, events[1]->at.lsn);
+  EXPECT_LT(events[0]->at, events[1]->at);
+  EXPECT_EQ(events[1]->form, bus::payload_form::json);
+  EXPECT_EQ(events[0]->form, bus::payload_form::text);
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 's'"), "3");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 'other'"), "0");
+  rig.wait([&] { return rig.recorder->leading() && rig.recorder->recorded().lsn >= events[2]->at.lsn; });
+  EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "3");
+  EXPECT_EQ(db.psql("select count from postbus.streams where channel = 's'"), "3");
+}
+
+TEST(streams, cost_nothing_to_post_where_there_are_none) {
+  database db;
+  const auto before = db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure");
+  EXPECT_EQ(before.find("stream_channels"), std::string::npos);
+  db.psql("select postbus.create_stream('s')");
+  EXPECT_NE(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure").find("stream_channels"), std::string::npos);
+  db.psql("select postbus.set_payload_limit(100)");
+  EXPECT_EQ(db.refused("select postbus.post('s', repeat('x', 101))").state, "PB002");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "0");
+  db.psql("select postbus.drop_stream('s'); select postbus.set_payload_limit(16777216)");
+  EXPECT_EQ(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure"), before);
+}
+
+TEST(streams, are_refused_where_their_order_could_not_be_read) {
+  database db;
+  db.psql("select postbus.use_transport('notify')");
+  const auto refused = db.refused("select postbus.create_stream('s')");
+  EXPECT_EQ(refused.state, "PB011");
+  db.psql("select postbus.use_transport('wal')");
+  EXPECT_EQ(db.refused("select postbus.create_stream('table:x')").state, "PB001");
+  EXPECT_EQ(db.refused("select postbus.create_stream('s', max_bytes => 1)").state, "22023");
+  EXPECT_EQ(db.refused("select postbus.create_stream('s', keep => '0 s')").state, "22023");
+  EXPECT_EQ(db.refused("select postbus.drop_stream('s')").state, "PB030");
+}
+
+TEST(streams, lose_no_post_to_a_missing_partition) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s'); select postbus.post('s', '1')");
+  rig.payloads("s", 1);
+  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  db.psql("drop table postbus.messages_1");
+  db.psql("select postbus.post('s', '2')");
+  EXPECT_THAT(rig.payloads("s", 2), ElementsAre("1", "2"));
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages_default"), "1");
+  EXPECT_EQ(db.psql("select postbus.maintain_streams()"), "1") << "the stream goes on in a new segment";
+  db.psql("select postbus.post('s', '3')");
+  EXPECT_THAT(rig.payloads("s", 3), ElementsAre("1", "2", "3"));
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages_default"), "1");
+}
+
+TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees) {
+  database db;
+  db.psql("select postbus.create_stream('s'); select postbus.post('s', 'unseen ' || n) from generate_series(1, 3) n");
+  bus::position seen;
+  {
+    change_rig rig{db};
+    rig.start();
+    db.psql("select postbus.post('s', 'seen')");
+    rig.payloads("s", 1);
+    seen = rig.events("s")[0]->at;
+    rig.wait([&] { return rig.recorder->recorded().lsn >= seen.lsn; });
+  }
+  db.psql("select postbus.post('s', 'unseen again')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.post('s', 'last')");
+  rig.payloads("s", 1);
+  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  EXPECT_EQ(db.psql("select string_agg(m.payload, ', ' order by p.lsn, p.id, k) from postbus.stream_positions p, generate_series(0, p.count - 1) k "
+                    "join postbus.messages m on true where m.id = ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint"),
+            "unseen 1, unseen 2, unseen 3, seen, unseen again, last");
+}
+
+}  // namespace
+}  // namespace postbus
