@@ -80,7 +80,7 @@ void http_session::set_state(state next) {
       in_body_ = false;
       arm(home().limits().header_deadline);
       break;
-    case state::discarding: arm(discard_deadline); break;
+    case state::discarding: arm(home().limits().stall_deadline); break;  // until the answer is written
     case state::busy:
     case state::waiting: disarm(); break;
   }
@@ -94,8 +94,14 @@ void http_session::on_timer() {
       break;
     case state::waiting: finish_wait(); break;
     case state::idle:
-    case state::busy:
-    case state::discarding: close(); break;
+    case state::discarding:
+      // A reader may be slow, as long as it reads.
+      if (out_bytes() > 0)
+        close_if_stalled();
+      else
+        close();
+      break;
+    case state::busy: close(); break;
   }
 }
 
@@ -271,6 +277,7 @@ void http_session::flush() {
   // take the answer with it. So: say that no more comes, and read on for a while.
   if (state_ == state::discarding) {
     shutdown_write();
+    arm(discard_deadline);
     if (parser_ && parser_->state() == http_parser::stage::complete && unread_.empty()) close();
   }
 }

@@ -145,6 +145,29 @@ test('answers that are not read hold nobody up and are given up', async () => {
   await listener.close();
 });
 
+test('an answer reaches a slow reader whole, also where it is the last of its connection', async () => {
+  for (let i = 0; i < 12; ++i) assert.equal((await here.gateway.post('slowly', 's'.repeat(1 << 20))).status, 202);
+  const path = '/v1/channels/slowly?after=beginning';
+  await until('all are in memory', async () => JSON.parse((await here.gateway.get(path)).body).events.length === 12);
+  for (const more of ['', 'Connection: close\r\n']) {
+    const raw = await Raw.open(here.gateway);
+    raw.socket.pause();
+    raw.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n${more}\r\n`);
+    // Longer than the two seconds that a connection is kept after its last answer.
+    await new Promise((resolve) => setTimeout(resolve, 3500));
+    raw.socket.resume();
+    const whole = await until('the answer', () => {
+      const end = raw.received.indexOf('\r\n\r\n');
+      const length = Number(/Content-Length: (\d+)/.exec(raw.received.subarray(0, Math.max(end, 0)).toString())?.[1] ?? Infinity);
+      if (raw.over && raw.received.length < end + 4 + length) throw new Error(`cut off after ${raw.received.length} bytes`);
+      return end > 0 && raw.received.length === end + 4 + length && raw.received.subarray(end + 4).toString();
+    });
+    assert.equal(JSON.parse(whole).events.length, 12);
+    if (more) await raw.end();
+    raw.destroy();
+  }
+});
+
 test('slow-loris: headers that never end are given up, others are served meanwhile', async () => {
   const n = size(50, 1000);
   const slow = await Promise.all(Array.from({ length: n }, () => Raw.open(here.gateway)));

@@ -256,8 +256,11 @@ TEST(listener, comes_through_a_cut_at_any_reply) {
     l.wait_until([&] { return l.network.replies() >= pings && l.losses == l.backs && l.it.listening() == 2; });
     // Both arrive, or the listener is told of the gap they are in; without a cut they arrive.
     for (int round = 0, before = -1; before != l.losses; ++round) {
-      l.wait_until([&] { return l.losses == l.backs; });  // what is notified within an outage is in that outage's gap
-      before = l.losses;
+      // What is notified within an outage is in that outage's gap. Counted here, because the loop may turn once more before the wait returns.
+      l.wait_until([&] {
+        before = l.losses;
+        return l.losses == l.backs;
+      });
       const auto payload = std::to_string(round);
       notify("a", payload);
       notify("c", payload);
