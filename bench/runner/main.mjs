@@ -12,12 +12,13 @@ import { describe_machine, open_files } from './machine.mjs';
 import { post } from './post.mjs';
 import { stop_all } from './processes.mjs';
 import { session } from './rounds.mjs';
+import { snapshot } from './snapshot.mjs';
 import { table } from './table.mjs';
 import { views } from './views.mjs';
 import { waiters } from './waiters.mjs';
 import { writers } from './writers.mjs';
 
-const groups = [fanout, connect, post, writers, latency, unflushed, waiters, decode, views];
+const groups = [fanout, connect, post, writers, latency, unflushed, waiters, decode, views, snapshot];
 
 const usage = `usage: ./dev bench [GROUP...] [--quick] [--rounds N] [--json] [--output FILE]
 ${groups.map((group) => `  ${group.name.padEnd(10)} ${group.about}`).join('\n')}
