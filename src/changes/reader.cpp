@@ -247,6 +247,13 @@ void reader::look_whether_caught_up() {
 }
 
 void reader::measured(const slot_health& health) {
+  if (!health.published) {
+    // PostgreSQL up to 17 ends the stream at the next change; later ones leave changes out and go on.
+    log::error("changes", "the publication postbus is missing: select postbus.repair_publication()");
+    slots_.poisoned();
+    if (stream_) stream_->close();
+    return;
+  }
   if (!slot_.permanent) return;
   const auto verdict = slot_guard::judge(health, options_.guard);
   if (verdict.what == slot_guard::action::none) return;
@@ -313,6 +320,10 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   const bool was_open = assembler_.in_transaction();
   auto wanted = assembler_.take(frame);
   if (!wanted) co_return wanted.error();
+  if (assembler_.republished() && !assembler_.in_transaction()) {
+    slots_.poisoned();
+    co_return error{errc::unavailable, "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
+  }
   if (!was_open && assembler_.in_transaction()) {
     const auto& last = assembler_.last();
     attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
