@@ -306,9 +306,9 @@ void reader::note_streamed(const bus::batch& events) {
 
 asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
   for (;;) {
-    const auto head = hub_.head();
-    if (stopped_ || (begun_ && head.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
-    if (begun_ && head.lsn >= lsn) co_return result<>{};
+    // Not the hub's head: that may stand within a transaction that is published in pieces.
+    if (stopped_ || (begun_ && last_applied_.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
+    if (begun_ && last_applied_.lsn >= lsn) co_return result<>{};
     if (steady::now() >= deadline) co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
     asio::steady_timer limit{advanced_.get_executor(), deadline};
     limit.async_wait([this](boost::system::error_code ended) { if (!ended) advanced_.cancel(); });

@@ -136,11 +136,6 @@ void multi_session::flush() {
     if (pending_.empty() && giving_rows_.empty()) return;
     auto& bytes = out();
     if (rounds++ == row_writes_a_turn && !giving_rows_.empty()) return flush_from_any_thread()();  // the others' turn
-    const bool gave = give_rows(bytes);
-    if (!gave && pending_.empty()) {
-      if (bytes.empty()) static_cast<void>(write_out());
-      return;
-    }
     while (!pending_.empty() && bytes.size() < chunk_bytes) {
       const auto next = std::move(pending_.front());
       pending_.pop_front();
@@ -155,6 +150,11 @@ void multi_session::flush() {
       } else {
         append_event(bytes, next.event, *to->second);
       }
+    }
+    // Behind what is live, which must not wait for a large table.
+    if (bytes.size() < chunk_bytes && !give_rows(bytes) && bytes.empty() && pending_.empty()) {
+      static_cast<void>(write_out());
+      return;
     }
     flushed_since_timer_ = true;
   }
@@ -317,10 +317,12 @@ void websocket_multi::confirm(std::int64_t id, listen_request asked) {
     websocket::append_frame(out(), websocket::opcode::text, reply);
     return begin_rows(id, std::move(asked));
   }
+  const auto place = out().size();
   const auto at = subscribe(id, std::move(asked));
-  std::string reply;
+  std::string reply, frame;
   append_ws_ok(reply, id, at);
-  websocket::append_frame(out(), websocket::opcode::text, reply);
+  websocket::append_frame(frame, websocket::opcode::text, reply);
+  out().insert(place, frame);  // before the last words of one that cannot be resumed
 }
 
 void websocket_multi::act(std::int64_t id, const ws_unsubscribe& wanted) {
