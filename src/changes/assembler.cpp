@@ -46,6 +46,7 @@ void assembler::start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_
   wide_xid_ = some_xid;
   applied_ = {epoch, start_lsn, bus::position::end_of_commit};
   resume_lsn_ = start_lsn;
+  republished_ = false;
   if (handed_out_.epoch != epoch) handed_out_ = {epoch, 0, 0};
   if (!rows_) return;
   rows_->begins_at(applied_);
@@ -208,6 +209,7 @@ void assembler::take_text(const pgoutput::message& m) {
   if (!m.prefix.starts_with(prefix)) return;
   const auto name = m.prefix.substr(prefix.size());
   if (name == "flush") return;
+  if (name == "publication") republished_ = true;
   if (!m.transactional || !open_) return drop(metrics::counter::dropped_immediate, "it is not transactional");
   if (dropping_) return;
   const bool json = name.starts_with("j:");

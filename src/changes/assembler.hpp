@@ -69,6 +69,8 @@ public:
   /** Where a stream must start so that it brings all that is not applied. */
   std::uint64_t resume_lsn() const { return resume_lsn_; }
   const loss& lost() const { return lost_; }
+  /** The publication was made anew at this place: what was committed before it cannot be trusted. */
+  bool republished() const { return republished_; }
   bool in_transaction() const { return open_; }
 
   /** The commit read last, by the server's clock: when it was made, and when its first frame was sent. */
@@ -109,6 +111,7 @@ private:
   transaction now_{};
   arrival last_{};
   loss lost_{};
+  bool republished_{};
   std::string checked_channel_;  ///< the last channel that was found good
 };
 

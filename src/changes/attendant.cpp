@@ -139,7 +139,8 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
   if (health->size() > 0)
     found = {.retained_bytes = number<std::uint64_t>(health->text(0, 0)),
              .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
-             .xmin_age = number<std::uint64_t>(health->text(0, 1))};
+             .xmin_age = number<std::uint64_t>(health->text(0, 1)),
+             .published = health->is_true(0, 3)};
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
   metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));
   if (settings_.on_health) settings_.on_health(found);

@@ -249,6 +249,13 @@ void reader::look_whether_caught_up() {
 }
 
 void reader::measured(const slot_health& health) {
+  if (!health.published) {
+    // PostgreSQL up to 17 ends the stream at the next change; later ones leave changes out and go on.
+    log::error("changes", "the publication postbus is missing: select postbus.repair_publication()");
+    slots_.poisoned();
+    if (stream_) stream_->close();
+    return;
+  }
   if (!slot_.permanent) return;
   const auto verdict = slot_guard::judge(health, options_.guard);
   if (verdict.what == slot_guard::action::none) return;
@@ -306,9 +313,9 @@ void reader::note_streamed(const bus::batch& events) {
 
 asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
   for (;;) {
-    const auto head = hub_.head();
-    if (stopped_ || (begun_ && head.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
-    if (begun_ && head.lsn >= lsn) co_return result<>{};
+    // Not the hub's head: that may stand within a transaction that is published in pieces.
+    if (stopped_ || (begun_ && last_applied_.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
+    if (begun_ && last_applied_.lsn >= lsn) co_return result<>{};
     if (steady::now() >= deadline) co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
     asio::steady_timer limit{advanced_.get_executor(), deadline};
     limit.async_wait([this](boost::system::error_code ended) { if (!ended) advanced_.cancel(); });
@@ -320,6 +327,10 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   const bool was_open = assembler_.in_transaction();
   auto wanted = assembler_.take(frame);
   if (!wanted) co_return wanted.error();
+  if (assembler_.republished() && !assembler_.in_transaction()) {
+    slots_.poisoned();
+    co_return error{errc::unavailable, "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
+  }
   if (!was_open && assembler_.in_transaction()) {
     const auto& last = assembler_.last();
     attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);

@@ -83,7 +83,7 @@ public:
 
   /** What the stream has brought and snapshots may not see yet; the executor's thread. */
   class visibility& visibility() { return visibility_; }
-  /** Waits until everything up to `lsn` has been published in `epoch`; errc::timed_out, or errc::unavailable when the epoch is another or the reader stops. */
+  /** Waits until every transaction up to `lsn` has been published as a whole in `epoch`; errc::timed_out, or errc::unavailable when the epoch is another or the reader stops. */
   boost::asio::awaitable<result<>> until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline);
 
 private:

@@ -9,6 +9,7 @@ struct slot_health {
   std::uint64_t retained_bytes{};  ///< WAL kept for it
   std::uint64_t keep_bytes{};      ///< max_slot_wal_keep_size; 0: without bound
   std::uint64_t xmin_age{};        ///< transactions since the oldest catalog rows that it keeps from vacuum
+  bool published{true};            ///< the publication is there
 };
 
 /**

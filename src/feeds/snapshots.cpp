@@ -4,6 +4,8 @@
 // 2. The fill waits in line for its turn, opens a session, locks the table against being rewritten and takes its snapshot: S
 //    and the WAL's insert position L in the first statement. Where S cannot be joined (changes::visibility) it waits a
 //    little and takes another.
+//    Before the first snapshot of a table it waits for those who wrote to it already: what a transaction wrote before the
+//    table was watched is not in the stream, and must be in the rows.
 // 3. COPY gives the rows as fast as the database can; each is written into the spool as its payload. How fast clients take
 //    them from there is no business of the transaction's, which ends with the last row.
 // 4. When the stream has passed L it is known where the rows are joined with it. Subscribers do that by themselves: they
@@ -210,6 +212,12 @@ asio::awaitable<result<>> snapshots::take(one& o) {
   o.partitioned = table->is_true(0, 4);
   if (!table->is_true(0, 5))
     co_return error{errc::conflict, fmt::format("the gateway's role may not read {}: grant select on {} to {}", o.name, quoted, table->text(0, 6))};
+  const auto watching = id + ':' + std::string{table->text(0, 7)};
+  if (!settled_.contains(watching)) {
+    auto settled = co_await outwait_writers(o, *session, id, until);
+    if (!settled) co_return settled;
+    settled_.insert(watching);
+  }
   asio::steady_timer timer{executor_};
   for (;;) {
     auto begun = co_await begin(o, *session, quoted, id);
@@ -237,6 +245,27 @@ asio::awaitable<result<>> snapshots::take(one& o) {
   auto ended = co_await session->execute(embedded_sql::find("statements/feeds/snapshot_end.sql"), statement_deadline);
   if (!ended) co_return ended.error();
   co_return co_await join(o, *session);
+}
+
+/** Waits until all have ended who write to the table now. */
+asio::awaitable<result<>> snapshots::outwait_writers(one& o, postgres::connection& session, const std::string& id, steady::time_point until) {
+  asio::steady_timer timer{executor_};
+  std::string who;
+  for (bool first = true;; first = false) {
+    const postgres::parameter parameters[] = {id, first ? postgres::parameter{} : postgres::parameter{who}};
+    auto left = co_await session.query(embedded_sql::find("statements/feeds/snapshot_writers.sql"), parameters, statement_deadline);
+    if (!left) co_return left.error();
+    if (left->size() == 0) co_return result<>{};
+    if (stopped_) co_return stopping();
+    if (o.rows->abandoned()) co_return nobody_waits();
+    if (steady::now() >= until)
+      co_return error{errc::unavailable, fmt::format("a snapshot of {} must wait for a transaction that may have written to it before it was watched: {}", o.name, left->text(0, 1))};
+    who = "{";
+    for (std::size_t row = 0; row < left->size(); ++row) who += fmt::format("{}{}", row == 0 ? "" : ",", left->text(row, 0));
+    who += '}';
+    timer.expires_after(between_attempts);
+    co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
 }
 
 /** Opens the transaction and takes its snapshot. */

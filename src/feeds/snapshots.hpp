@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,7 @@ private:
   boost::asio::awaitable<void> fill(std::shared_ptr<one> o);
   boost::asio::awaitable<result<>> wait_in_line(one& o);
   boost::asio::awaitable<result<>> take(one& o);
+  boost::asio::awaitable<result<>> outwait_writers(one& o, postgres::connection& session, const std::string& id, steady::time_point until);
   boost::asio::awaitable<result<>> begin(one& o, postgres::connection& session, const std::string& table, const std::string& id);
   boost::asio::awaitable<result<>> copy(one& o, postgres::connection& session, class copied_rows& rows);
   boost::asio::awaitable<result<>> join(one& o, postgres::connection& session);
@@ -77,6 +79,7 @@ private:
   spool_space space_;
   unsigned running_{};
   bool stopped_{};
+  std::set<std::string, std::less<>> settled_;  ///< tables, by id and watching, whose every running writer began with the feed
   struct refusal {
     error why;
     steady::time_point until;

@@ -19,6 +19,7 @@ constexpr std::size_t most_queued_posts = 1024;
 constexpr std::size_t most_queued_post_bytes = 32u << 20;
 /** What an event costs on the wire beside its payload, about. */
 constexpr std::size_t event_overhead = 160;
+const error history_gone{errc::start_over, "the events behind the snapshot are no longer in memory: start over"};
 
 }  // namespace
 
@@ -46,8 +47,9 @@ multi_session::subscription& multi_session::make(std::int64_t id, listen_request
 void multi_session::subscribe(std::int64_t id, listen_request asked, std::function<void(result<bus::position>)> fixed) {
   auto& s = make(id, std::move(asked));
   bus::position at;
-  if (join(s, s.asked.from, true, at)) return fixed(at);
-  read_tables(s, std::move(fixed));
+  if (!join(s, s.asked.from, true, at)) return read_tables(s, std::move(fixed));
+  fixed(at);
+  if (s.over) begin_over(s, history_gone);
 }
 
 void multi_session::begin_rows(std::int64_t id, listen_request asked) {
@@ -71,7 +73,7 @@ bool multi_session::join(subscription& s, const bus::start& from, bool tables_fi
   s.rows.reset();
   at = given.at;
   if (!whole) {
-    begin_over(s, {errc::start_over, "the events behind the snapshot are no longer in memory: start over"});
+    s.over = true;
     return true;
   }
   for (auto& e : given.events) pending_.push_back({std::move(e), s.id});
@@ -164,6 +166,7 @@ bool multi_session::give_rows(std::string& bytes) {
       s.asked.from = s.rows->from();
       bus::position at;
       join(s, s.asked.from, false, at);
+      if (s.over) begin_over(s, history_gone);
     } else if (last == failed) {
       begin_over(s, error{s.rows->why()});
     } else {
@@ -229,11 +232,6 @@ void multi_session::flush() {
     }
     auto& bytes = out();
     if (rounds++ == row_writes_a_turn && !giving_rows_.empty()) return flush_from_any_thread()();  // the others' turn
-    const bool gave = give_rows(bytes);
-    if (!gave && pending_.empty()) {
-      if (bytes.empty()) static_cast<void>(write_out());
-      return;
-    }
     while (!pending_.empty() && bytes.size() < chunk_bytes) {
       const auto next = std::move(pending_.front());
       pending_.pop_front();
@@ -248,6 +246,11 @@ void multi_session::flush() {
       } else {
         append_event(bytes, next.event, *to->second);
       }
+    }
+    // Behind what is live, which must not wait for a large table.
+    if (bytes.size() < chunk_bytes && !give_rows(bytes) && bytes.empty() && pending_.empty()) {
+      static_cast<void>(write_out());
+      return;
     }
     flushed_since_timer_ = true;
   }

@@ -37,6 +37,7 @@ protected:
     listen_request asked;
     std::unique_ptr<snapshot_rows> rows{};  // until they are sent; only then it is subscribed
     bool attached{};                        // to the hub; else its rows are being sent or its stream's tables read
+    bool over{};                            // history does not reach back to where it was to go on
     std::shared_ptr<room_signal> room{};
   };
 

@@ -40,6 +40,17 @@ test('a position that cannot be resumed starts over', async () => {
   assert.equal(code, 4001);
   const [reset] = events(socket);
   assert.deepEqual([reset.kind, reset.id, reset.payload.reason], ['reset', null, 'snapshot']);
+
+  const many = await here.gateway.socket('/v1/ws', { protocols: ['postbus.v1'] });
+  many.ws.send(JSON.stringify({ id: 1, op: 'subscribe', channel: 'table:public.stock', snapshot: true, after: '00000001-0000000000000001-00000000' }));
+  await until('the refusal', () => many.frames.length === 3);
+  const [ok, again, refused] = events(many);
+  assert.ok(ok.ok.position);
+  assert.deepEqual([again.kind, again.id, again.sub], ['reset', null, 1]);
+  assert.equal(refused.error.code, 'start_over');
+  many.ws.send(JSON.stringify({ id: 1, op: 'subscribe', channel: 'table:public.stock', snapshot: true }));
+  await live(many); // the same id may be used again
+  many.ws.close();
 });
 
 test('an event stream has no id before live', async () => {

@@ -217,12 +217,26 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
   database db{here};
   db.psql("create table t(id int primary key, v int); select postbus.watch('t'); insert into t values (1, 1)");
   snapshot_rig rig{db};
+  {
+    copy_of_table first{rig, "table:public.t"};  // a table's first snapshot waits for whoever writes
+    ASSERT_TRUE(first.begin());
+    rig.wait([&] { return first.advance() && rig.fills == 0; });
+  }
   here.psql("alter system set synchronous_standby_names = 'nobody'");
   here.psql("select pg_reload_conf()");
   session pending{db.url()};
+  struct releasing {
+    ~releasing() { now(); }
+    void now() const {
+      on.psql("alter system reset synchronous_standby_names");
+      on.psql("select pg_reload_conf()");
+    }
+    cluster& on;
+  };
   while (pending.psql("show synchronous_standby_names") != "nobody") {
   }
   std::jthread writer{[&] { pending.psql("insert into t values (2, 2)"); }};
+  const releasing release{here};  // also when the test fails: the writer waits for it
   rig.wait([&] { return rig.events("table:public.t").size() == 1; });
   EXPECT_EQ(table_text(db), "1=1 ") << "streamed and not visible";
   copy_of_table copy{rig, "table:public.t"};
@@ -230,8 +244,7 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
   rig.wait([&] { return copy.advance(); });
   EXPECT_EQ(copy.text(), "1=1 2=2 ");
   EXPECT_EQ(copy.unseen, 1);
-  here.psql("alter system reset synchronous_standby_names");
-  here.psql("select pg_reload_conf()");
+  release.now();
   writer.join();
   db.psql("update t set v = 3 where id = 2");
   rig.wait([&] { return copy.text() == "1=1 2=3 "; });
@@ -283,19 +296,46 @@ TEST(snapshot, is_shared_while_it_is_filled) {
   EXPECT_TRUE(progress[0].complete);
 }
 
+TEST(snapshot, has_what_was_written_before_the_table_was_watched) {
+  database db;
+  db.psql("create table t(id int primary key, v int)");
+  snapshot_rig rig{db, [](snapshots::settings& s) { s.patience = 300ms; }};
+  session early{db.url()};
+  early.psql("begin; insert into t values (1, 1)");
+  db.psql("select postbus.watch('t')");
+  const auto refused = rig.open("table:public.t");
+  EXPECT_NE(refused.error().text.find("before it was watched: pid"), std::string::npos) << refused.error().text;
+  early.psql("commit");
+  copy_of_table copy{rig, "table:public.t"};
+  ASSERT_TRUE(copy.begin());
+  rig.wait([&] { return copy.advance(); });
+  EXPECT_EQ(copy.text(), "1=1 ");
+  early.psql("begin; insert into t values (2, 2)");
+  copy_of_table beside{rig, "table:public.t"};
+  ASSERT_TRUE(beside.begin()) << "whoever began behind the feed's start is not waited for";
+  early.psql("commit");
+  rig.wait([&] { return beside.advance(); });
+  rig.wait([&] { return beside.text() == "1=1 2=2 "; });
+}
+
 TEST(snapshot, says_why_there_is_none) {
   database db;
-  db.psql("create table t(id int primary key, v int); create table other(id int primary key, v int); select postbus.watch('t');"
-          "insert into t select i, i from generate_series(1, 100000) i");
+  db.psql("create table t(id int primary key, v int); create table other(id int primary key, v int); create table large(id int primary key, v int);"
+          "select postbus.watch('t'), postbus.watch('large'); insert into large select i, i from generate_series(1, 100000) i");
   snapshot_rig rig{db, [](snapshots::settings& s) { s.bytes = 1'000'000; s.patience = 200ms; }};
   EXPECT_EQ(rig.open("table:public.other").error().code, errc::not_watched);
-  copy_of_table large{rig, "table:public.t"};
+  copy_of_table large{rig, "table:public.large"};
   const auto begun = large.begin();
   if (begun) rig.wait([&] { return large.advance(); });
   const auto& too_large = begun ? *large.why : begun.error();
   EXPECT_EQ(too_large.code, errc::too_large);
   EXPECT_NE(too_large.text.find("1000000 bytes"), std::string::npos);
-  db.psql("truncate t");
+  large.given.reset();
+  rig.wait([&] { return rig.fills == 0; });
+  EXPECT_EQ(rig.open("table:public.large").error().code, errc::too_large);
+  EXPECT_EQ(rig.fills, 0) << "it is not copied again to find out the same";
+  EXPECT_TRUE(rig.open("table:public.t"));
+  rig.wait([&] { return rig.fills == 0; });
   {
     session altering{db.url()};
     altering.psql("begin; lock table t in access exclusive mode");
@@ -316,6 +356,7 @@ TEST(snapshot, names_the_grant_that_is_missing) {
   EXPECT_NE(refused.error().text.find("grant select on public.t to narrow"), std::string::npos) << refused.error().text;
   db.psql("grant select on t to narrow");
   EXPECT_TRUE(rig.open("table:public.t"));
+  rig.wait([&] { return rig.fills == 0; });
   db.psql("alter table t enable row level security");
   const auto hidden = rig.open("table:public.t");
   EXPECT_EQ(hidden.error().code, errc::conflict);

@@ -61,7 +61,8 @@ cluster& cluster::shared() {
 
 cluster::cluster(settings extra) : folder_{std::make_unique<temporary_folder>()} {
   log::configure(log::level::warning, false);
-  auto started = postgres::embedded_server::start({.data = folder_->path() + "/data", .settings = std::move(extra)});
+  const char* const other_version = std::getenv("POSTBUS_TEST_POSTGRES");  // a folder of PostgreSQL's programs: the version matrix
+  auto started = postgres::embedded_server::start({.data = folder_->path() + "/data", .binaries = other_version ? other_version : "", .settings = std::move(extra)});
   if (!started) throw std::runtime_error{started.error().text + "\n" + started.error().detail};
   server_ = std::make_unique<postgres::embedded_server>(std::move(*started));
 }

@@ -18,8 +18,9 @@ export function freePort() {
   });
 }
 
-/** Where initdb and postgres are: the newest of Debian's, or those in PATH. */
+/** Where initdb and postgres are: POSTBUS_TEST_POSTGRES, the newest of Debian's, or those in PATH. */
 function binaries() {
+  if (process.env.POSTBUS_TEST_POSTGRES) return process.env.POSTBUS_TEST_POSTGRES;
   const root = '/usr/lib/postgresql';
   const majors = existsSync(root) ? readdirSync(root).filter((m) => existsSync(join(root, m, 'bin/postgres'))) : [];
   const newest = majors.sort((a, b) => Number(b) - Number(a))[0];
