@@ -411,7 +411,8 @@ std::vector<hub::channel_summary> hub::summary(std::size_t most) const {
       all.push_back({name, channel->subscriptions.size(), channel->events, channel->last_at});
   }
   const auto wanted = std::min(most, all.size());
-  std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(wanted), std::ranges::greater{}, &channel_summary::events);
+  const auto rank = [](const channel_summary& c) { return std::pair{c.shards != 0, c.events}; };
+  std::ranges::partial_sort(all, all.begin() + static_cast<std::ptrdiff_t>(wanted), std::ranges::greater{}, rank);
   all.resize(wanted);
   return all;
 }

@@ -117,7 +117,7 @@ public:
     std::uint64_t events{};  ///< published since the hub knows the channel
     position last;
   };
-  /** Channels in memory, busiest first, at most `most`. */
+  /** Channels in memory, at most `most`: those somebody listens on first, and of these the busiest. */
   std::vector<channel_summary> summary(std::size_t most) const;
 
 private:
