@@ -139,7 +139,8 @@ private:
   void begin_value(bool is_string) {
     if (depth_ == 2 && current_ == member::columns && (!is_string || !columns)) wrong_type = true;
     if (depth_ != 1) return;
-    const bool takes_string = current_ == member::op || current_ == member::channel || current_ == member::after || current_ == member::where;
+    const bool takes_string = current_ == member::op || current_ == member::channel || current_ == member::after || current_ == member::where ||
+                              current_ == member::consumer || current_ == member::position;
     const bool right_type = current_ == member::none || current_ == member::payload || (is_string && takes_string);
     if (!right_type) wrong_type = true;
   }

@@ -11,7 +11,7 @@ const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => St
 const curl = (...args) => spawnSync('curl', ['-sS', '-m', '10', ...args], { encoding: 'utf8' }).stdout;
 const post = (channel, from, to) => here.psql(`select postbus.post('${channel}', n::text) from generate_series(${from}, ${to}) n`);
 /** Another gateway on the same database remembers nothing: what it tells comes from the tables. */
-const fresh = () => Gateway.start(here.url);
+const fresh = () => Gateway.start(here.url, ['--slot', 'temporary']);
 const kept = (channel, count) => until(`${count} written down`, () => Number(here.psql(`select count from postbus.streams where channel = '${channel}'`)) === count);
 
 test('a listener that comes late gets everything, by SSE, WebSocket, long poll and /wait, with the positions of live delivery', async () => {
@@ -119,6 +119,68 @@ test('a named consumer goes on where it acknowledged, by every door', async () =
   assert.equal(here.psql("select position from postbus.consumers where channel = 'jobs'"), poll.events[2].id);
   assert.equal((await here.gateway.get('/v1/channels/ephemeral?consumer=billing')).status, 404);
   assert.equal((await here.gateway.get(`/v1/channels/jobs?consumer=billing&after=${jobs[0].id}`)).status, 400);
+});
+
+test('a consumer is of a stream: with a filter, a snapshot or a feed it is refused, with the reason', async () => {
+  here.psql("create table orders(id int primary key); select postbus.watch('orders'); select postbus.create_stream('of streams')");
+  for (const path of ['/v1/tables/orders?consumer=c', '/v1/tables/orders?consumer=c&where=id=1', '/v1/tables/orders?consumer=c&snapshot=true', '/v1/channels/table:public.orders?consumer=c']) {
+    const refused = await here.gateway.get(path);
+    assert.equal(refused.status, 400, path);
+    assert.match(refused.body, /consumer/);
+  }
+  const ws = await here.gateway.socket('/v1/ws', { protocols: ['postbus.v1'] });
+  ws.send({ id: 1, op: 'subscribe', channel: 'table:public.orders', consumer: 'c' });
+  assert.match((await ws.event('refused', (e) => e.id === 1)).error.detail, /consumer/);
+  ws.send({ id: 2, op: 'subscribe', channel: 'table:public.orders', consumer: 'c', where: 'id = 1' });
+  assert.match((await ws.event('refused', (e) => e.id === 2)).error.detail, /consumer/);
+  // One connection may have each in a subscription of its own.
+  here.psql('insert into orders select generate_series(1, 2000)');
+  post('of streams', 1, 2000);
+  await kept('of streams', 2000);
+  const gateway = await fresh();
+  try {
+    const both = await gateway.socket('/v1/ws', { protocols: ['postbus.v1'] });
+    both.send({ id: 1, op: 'subscribe', channel: 'table:public.orders', snapshot: true, where: 'id <= 1500' });
+    both.send({ id: 2, op: 'subscribe', channel: 'of streams', consumer: 'c' });
+    await until('the rows', () => both.events.some((e) => e.sub === 1 && e.kind === 'live'));
+    await until('the messages', () => both.events.filter((e) => e.sub === 2).length === 2000);
+    assert.equal(both.events.filter((e) => e.sub === 1 && e.kind === 'row').length, 1500);
+    assert.deepEqual(both.events.filter((e) => e.sub === 2).map((e) => e.payload), numbers(1, 2000));
+    await both.close();
+  } finally {
+    await gateway.stop();
+  }
+  await ws.close();
+});
+
+test('over a restart of the gateway a stream is the same, from any position, be it from before what the gateway remembers', async () => {
+  const database = await here.cluster.database();
+  const sql = (text) => here.cluster.psql(database, text);
+  const begin = () => Gateway.start(here.cluster.url(database), ['--slot', 'permanent', '--resume-window', '0']);
+  let gateway = await begin();
+  try {
+    sql("select postbus.create_stream('s')");
+    const told = [];
+    for (let round = 0; round < 3; ++round) {
+      const from = told.length;
+      const live = await gateway.socket(from === 0 ? '/v1/channels/s' : `/v1/channels/s?after=${told.at(-1)[0]}`);
+      sql(`select postbus.post('s', n::text) from generate_series(${from + 1}, ${from + 10}) n`);
+      await until('ten more', () => live.events.length === 10);
+      told.push(...live.events.map((e) => [e.id, e.payload]));
+      assert.deepEqual(told.map(([, payload]) => payload), numbers(1, from + 10));
+      await gateway.stop(round === 1 ? 'SIGKILL' : 'SIGTERM');
+      gateway = await begin();
+    }
+    for (const after of ['beginning', told[3][0], told[14][0], told[28][0]]) {
+      const again = await gateway.socket(`/v1/channels/s?after=${after}`);
+      const expected = told.slice(after === 'beginning' ? 0 : told.findIndex(([id]) => id === after) + 1);
+      await until('what is kept', () => again.events.length >= expected.length);
+      assert.deepEqual(again.events.map((e) => [e.id, e.payload]), expected);
+      await again.close();
+    }
+  } finally {
+    await gateway.stop();
+  }
 });
 
 test('messages posted while no gateway ran are there when one comes, and the gateway may be killed at any moment', async () => {

@@ -32,6 +32,15 @@ TEST(listen_session, asks_for_the_filter_each_time) {
     EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = \"x\"","columns":["id","a"],"maybe":true})"}));
 }
 
+TEST(listen_session, names_its_consumer_until_a_position_is_known) {
+  listen_session session{{"a"}, "", {}, 1, {}, "c\""};
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","consumer":"c\""})");
+  ASSERT_TRUE(session.received(ok(1, p1)));
+  ASSERT_TRUE(session.received(message(1, p9)));
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{p9} + "\"}") << "what it was given and has not acknowledged is not given twice";
+}
+
 TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {
   listen_session session{{"a", "b"}, "now", {}, 1};
   session.opened();

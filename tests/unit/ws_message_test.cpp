@@ -51,6 +51,18 @@ TEST(ws_message, subscribe) {
   EXPECT_TRUE(std::holds_alternative<bus::from_beginning>(read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"a","after":"beginning"})", 1)->after));
 }
 
+TEST(ws_message, subscribe_as_a_consumer_and_acknowledge) {
+  const auto consumer = read<ws_subscribe>(R"({"id":7,"op":"subscribe","channel":"jobs","consumer":"billing"})", 7);
+  EXPECT_EQ(consumer->consumer, "billing");
+  for (const auto* senseless : {R"("consumer":"")", R"("consumer":1)", R"("consumer":"c","after":"beginning")", R"("consumer":"c","snapshot":true)", R"("consumer":"c","where":"a = 1")",
+                                R"("consumer":"c","columns":["a"])", R"("consumer":"c","maybe":true)"})
+    EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{senseless} + "}"), "1 invalid_argument") << senseless;
+  const auto ack = read<ws_ack>(R"({"id":8,"op":"ack","channel":"jobs","consumer":"billing","position":"5f3a9c01-0000000a1b2c3d40-00000003"})", 8);
+  EXPECT_EQ(ack->consumer, "billing");
+  EXPECT_EQ(ack->position, "5f3a9c01-0000000a1b2c3d40-00000003");
+  EXPECT_EQ(refusal(R"({"id":8,"op":"ack","channel":"jobs","position":"5f3a9c01-0000000a1b2c3d40-00000003"})"), "8 invalid_argument");
+}
+
 TEST(ws_message, unsubscribe) { EXPECT_EQ(read<ws_unsubscribe>(R"({"id":8,"op":"unsubscribe","sub":7})", 8)->sub, 7); }
 
 TEST(ws_message, a_string_payload_is_posted_as_text) {
