@@ -2,9 +2,9 @@
 // without listeners. Unlike the other drivers it is made of the server's own rooms, because they are what it measures.
 //   bench_decode --db CONNINFO --slot NAME --publication NAME --until LSN
 // prints {"seconds":S,"events":N}, counted from the START_REPLICATION command.
+#include <fmt/format.h>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
-#include <fmt/format.h>
 
 #include <cstdio>
 #include <map>
@@ -31,13 +31,15 @@ T must(result<T> r) {
 /** Every table of the publication counts as watched: the bench needs no schema. */
 class published : public feeds::database_catalog {
 public:
-  published(std::string conninfo, std::string publication) : database_catalog{conninfo}, conninfo_{conninfo}, publication_{std::move(publication)} {}
+  published(std::string conninfo, std::string publication)
+      : database_catalog{conninfo}, conninfo_{conninfo}, publication_{std::move(publication)} {}
   asio::awaitable<result<std::vector<feeds::watched_table>>> watched(std::uint64_t) override {
     auto session = must(co_await postgres::connection::open({.conninfo = conninfo_}));
     const postgres::parameter name[] = {publication_};
-    const auto rows = must(co_await session.query("select r.prrelid, n.nspname, c.relname from pg_publication p join pg_publication_rel r on r.prpubid = p.oid "
-                                                  "join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1",
-                                                  name, std::chrono::seconds{10}));
+    const auto rows = must(co_await session.query(
+        "select r.prrelid, n.nspname, c.relname from pg_publication p join pg_publication_rel r on r.prpubid = p.oid "
+        "join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1",
+        name, std::chrono::seconds{10}));
     std::vector<feeds::watched_table> all;
     for (std::size_t row = 0; row < rows.size(); ++row) {
       auto& made = all.emplace_back();

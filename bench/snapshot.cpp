@@ -107,7 +107,9 @@ outcome run(const std::vector<std::string>& words) {
 int main(int argc, char** argv) {
   try {
     const auto got = run({argv + 1, argv + argc});
-    fmt::print(R"({{"rows":{},"seconds":{}}})" "\n", got.rows, got.seconds);
+    fmt::print(R"({{"rows":{},"seconds":{}}})"
+               "\n",
+               got.rows, got.seconds);
     return 0;
   } catch (const std::exception& problem) {
     fmt::print(stderr, "bench_snapshot: {}\n", problem.what());

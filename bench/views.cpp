@@ -5,10 +5,10 @@
 // differs. `--receiving all`: the rows belong to random views, so that the processor's caches differ as well.
 //   bench_views --changes N --views N --receiving 1|all
 // prints {"views":N,"ns_per_change":T,"subscribe_us":S,"bytes_per_view":B}, CPU time.
+#include <fmt/format.h>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
-#include <fmt/format.h>
 
 #include <malloc.h>
 #include <time.h>
@@ -41,9 +41,12 @@ constexpr int rows_per_transaction = 10, transactions_per_turn = 10;
 class one_table : public feeds::catalog {
 public:
   asio::awaitable<result<std::vector<feeds::watched_table>>> watched(std::uint64_t) override {
-    co_return std::vector<feeds::watched_table>{{.table = table_oid, .schema = "public", .name = "orders", .columns = {}, .notify = {}, .primary_key = {"id"}}};
+    co_return std::vector<feeds::watched_table>{
+        {.table = table_oid, .schema = "public", .name = "orders", .columns = {}, .notify = {}, .primary_key = {"id"}}};
   }
-  asio::awaitable<result<std::vector<feeds::type_row>>> types(std::vector<feeds::oid>) override { co_return std::vector<feeds::type_row>{}; }
+  asio::awaitable<result<std::vector<feeds::type_row>>> types(std::vector<feeds::oid>) override {
+    co_return std::vector<feeds::type_row>{};
+  }
   asio::awaitable<result<std::string>> describe(const feeds::table_description&) override { co_return std::string{}; }
 };
 
@@ -65,7 +68,8 @@ std::string relation() {
     feeds::oid type;
     bool key;
   };
-  constexpr column columns[] = {{"id", 20, true}, {"tenant", 23, true}, {"status", 25, false}, {"total", 1700, false}, {"at", 1184, false}, {"note", 25, false}};
+  constexpr column columns[] = {{"id", 20, true},       {"tenant", 23, true}, {"status", 25, false},
+                                {"total", 1700, false}, {"at", 1184, false},  {"note", 25, false}};
   append_big(out, static_cast<std::uint16_t>(std::size(columns)));
   for (const auto& c : columns) {
     append_big(out, static_cast<std::uint8_t>(c.key));
@@ -77,7 +81,9 @@ std::string relation() {
 }
 
 std::string update(std::uint64_t id, std::size_t tenant) {
-  const std::string values[] = {std::to_string(id), std::to_string(tenant), "open", "1234.50", "2026-11-25 10:20:30.123456+00", "a note of a usual length, as people write them into such a column"};
+  const std::string values[] = {
+      std::to_string(id), std::to_string(tenant),          "open",
+      "1234.50",          "2026-11-25 10:20:30.123456+00", "a note of a usual length, as people write them into such a column"};
   std::string out{"U"};
   append_big(out, table_oid);
   out += 'N';
@@ -118,7 +124,8 @@ feeds::view::parts rows_of(std::size_t tenant) {
   static const std::vector<feeds::column_facts> columns{
       {.name = "tenant", .type = 23, .kind = feeds::comparable::integer, .type_name = "integer", .cast = "pg_catalog.int4"}};
   const auto written = feeds::parse_filter(fmt::format("tenant = {}", tenant)).value();
-  auto bound = feeds::predicate::bind(written, columns, [](std::string_view, std::string_view literal) { return std::optional<std::string>{literal}; });
+  auto bound = feeds::predicate::bind(written, columns,
+                                      [](std::string_view, std::string_view literal) { return std::optional<std::string>{literal}; });
   return {.feed = "table:public.orders", .filter = std::move(bound.value())};
 }
 
@@ -147,12 +154,14 @@ outcome measure(std::size_t views, std::size_t changes, bool all_receive) {
     held.push_back(feeds.views().open(rows_of(i), loop.get_executor()));
     shard.subscribe(heard, held.back()->channel(), bus::from_now{}, held.back()->feed());
   }
-  outcome out{.nanoseconds = 0, .subscribe_microseconds = (cpu_seconds() - subscribing) / static_cast<double>(views) * 1e6,
+  outcome out{.nanoseconds = 0,
+              .subscribe_microseconds = (cpu_seconds() - subscribing) / static_cast<double>(views) * 1e6,
               .bytes_per_view = (::mallinfo2().uordblks - memory) / views};
 
   std::mt19937_64 random{views};
   std::vector<std::string> frames;
-  for (std::size_t i = 0; i < std::min<std::size_t>(changes, 200'000); ++i) frames.push_back(update(random() % 1'000'000'000, all_receive ? random() % views : views / 2));
+  for (std::size_t i = 0; i < std::min<std::size_t>(changes, 200'000); ++i)
+    frames.push_back(update(random() % 1'000'000'000, all_receive ? random() % views : views / 2));
   std::uint64_t lsn = 1000;
   const auto take = [&](const std::string& payload) {
     const auto taken = made.take(postgres::pgoutput::xlog_data{.wal_start = 0, .wal_end = 0, .sent = 0, .payload = payload});
@@ -197,7 +206,8 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const auto r = measure(std::stoul(given["--views"]), std::stoul(given["--changes"]), given["--receiving"] == "all");
-  fmt::print("{{\"views\":{},\"ns_per_change\":{:.1f},\"subscribe_us\":{:.2f},\"bytes_per_view\":{}}}\n", given["--views"], r.nanoseconds, r.subscribe_microseconds, r.bytes_per_view);
+  fmt::print("{{\"views\":{},\"ns_per_change\":{:.1f},\"subscribe_us\":{:.2f},\"bytes_per_view\":{}}}\n", given["--views"], r.nanoseconds,
+             r.subscribe_microseconds, r.bytes_per_view);
   return 0;
 } catch (const std::exception& e) {
   fmt::print(stderr, "bench_views: {}\n", e.what());

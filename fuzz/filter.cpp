@@ -23,12 +23,15 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
     if (!postbus::is_utf8(written.error().text)) std::abort();
     return 0;
   }
-  const auto bound = feeds::predicate::bind(*written, columns, [](std::string_view, std::string_view literal) { return std::optional<std::string>{literal}; });
+  const auto bound = feeds::predicate::bind(*written, columns,
+                                            [](std::string_view, std::string_view literal) { return std::optional<std::string>{literal}; });
   if (!bound) return 0;
   std::vector<std::uint16_t> places;
-  for (const auto& c : bound->columns()) places.push_back(static_cast<std::uint16_t>(std::ranges::find(columns, c.name, &feeds::column_facts::name) - columns.begin()));
+  for (const auto& c : bound->columns())
+    places.push_back(static_cast<std::uint16_t>(std::ranges::find(columns, c.name, &feeds::column_facts::name) - columns.begin()));
   feeds::row_values row;
-  for (const auto kind : {postbus::postgres::pgoutput::value_kind::text, postbus::postgres::pgoutput::value_kind::null, postbus::postgres::pgoutput::value_kind::unchanged}) {
+  for (const auto kind : {postbus::postgres::pgoutput::value_kind::text, postbus::postgres::pgoutput::value_kind::null,
+                          postbus::postgres::pgoutput::value_kind::unchanged}) {
     row.reset(columns.size());
     for (std::size_t i = 0; i < columns.size(); ++i) row.set(i, {kind, text.substr(0, 40)});
     const auto first = bound->test(row, places);

@@ -41,7 +41,8 @@ outcome run(std::string_view bytes, std::size_t piece) {
   (void)gateway::target::parse(parser.target());
   (void)gateway::check_upgrade(parser);
   (void)gateway::check_caller({}, {parser.header("host"), parser.header("origin"), parser.header("sec-fetch-site")});
-  return {stage::complete, used, std::string{parser.target()}, std::string{parser.body()}, parser.version() * 2 + (parser.keep_alive() ? 1 : 0)};
+  return {stage::complete, used, std::string{parser.target()}, std::string{parser.body()},
+          parser.version() * 2 + (parser.keep_alive() ? 1 : 0)};
 }
 
 }  // namespace

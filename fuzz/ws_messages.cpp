@@ -25,7 +25,9 @@ extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t siz
   deep.max_depth = 64;
   boost::json::parse(text, why, {}, deep);
   if (why || request.id < 0) std::abort();
-  if (const auto* subscribe = std::get_if<gateway::ws_subscribe>(&request.op); subscribe != nullptr && !postbus::bus::check_channel(subscribe->channel)) std::abort();
+  if (const auto* subscribe = std::get_if<gateway::ws_subscribe>(&request.op);
+      subscribe != nullptr && !postbus::bus::check_channel(subscribe->channel))
+    std::abort();
   if (const auto* post = std::get_if<gateway::ws_post>(&request.op)) {
     if (!postbus::bus::check_post_channel(post->channel)) std::abort();
     if (post->form == postbus::bus::payload_form::json) {

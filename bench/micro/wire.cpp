@@ -19,9 +19,12 @@ using namespace postbus;
 
 /** What Chromium 140 sends. */
 constexpr std::string_view request =
-    "GET /v1/channels/orders?format=payload HTTP/1.1\r\nHost: localhost:7432\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n"
-    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\n"
-    "Origin: http://localhost:7432\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\n"
+    "GET /v1/channels/orders?format=payload HTTP/1.1\r\nHost: localhost:7432\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: "
+    "no-cache\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\nUpgrade: "
+    "websocket\r\n"
+    "Origin: http://localhost:7432\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: "
+    "en-GB,en;q=0.9\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
 
 void http_request(benchmark::State& state) {
@@ -88,7 +91,8 @@ BENCHMARK(large_message);
 
 void subscribe_message(benchmark::State& state) {
   for (auto _ : state)
-    benchmark::DoNotOptimize(gateway::parse_ws_message(R"({"id":7,"op":"subscribe","channel":"table:public.orders","after":"5f3a9c01-0000000a1b2c3d40-00000003"})"));
+    benchmark::DoNotOptimize(gateway::parse_ws_message(
+        R"({"id":7,"op":"subscribe","channel":"table:public.orders","after":"5f3a9c01-0000000a1b2c3d40-00000003"})"));
 }
 BENCHMARK(subscribe_message);
 

@@ -35,13 +35,13 @@ struct listen_options {
   std::string resume_file{};
   bool save_by_itself{true};  ///< false: the resume file is written by save() alone, for a consumer that knows when its own output is safe
   std::chrono::milliseconds confirm_timeout{10'000};  ///< how long listen() waits until every channel is confirmed; 0: do not wait
-  std::size_t queue_events{1'024};                    ///< received and not yet taken; beyond either bound the socket is not read
+  std::size_t queue_events{1'024};  ///< received and not yet taken; beyond either bound the socket is not read
   std::size_t queue_bytes{16u << 20};
   std::function<void(link_state, std::string_view why)> on_link{};
   /** Of a table's channel: only rows that match this filter, as in "status = 'open' and total > 100" (docs/filters.md). */
   std::string where{};
   std::vector<std::string> columns{};  ///< only these; empty: all that the feed shows
-  bool maybe{};                        ///< take also what cannot be known for sure, with "maybe":true in the payload
+  bool maybe{};  ///< take also what cannot be known for sure, with "maybe":true in the payload
   /**
    * Of a table's channel: its rows first (kind `row`), then what they did not hold yet, then `live`, then every change. What
    * comes before `live` has no position: a listener that is interrupted there starts over, and so does one that is given a

@@ -32,10 +32,10 @@ std::string_view to_text(event_kind kind) noexcept;
 struct event {
   std::string position;  ///< opaque; listening again `after` it misses nothing and repeats nothing. Also the key to recognise a repeat by
   std::string channel;
-  std::string at;        ///< commit time, RFC 3339 in UTC
-  std::string payload;   ///< the text as posted, or the JSON text when `is_json`
+  std::string at;  ///< commit time, RFC 3339 in UTC
+  std::string payload;  ///< the text as posted, or the JSON text when `is_json`
   event_kind kind{event_kind::message};
-  bool is_json{};        ///< the payload was posted as JSON: `payload` is one JSON value, its bytes as the gateway sent them
+  bool is_json{};  ///< the payload was posted as JSON: `payload` is one JSON value, its bytes as the gateway sent them
 
   /** True for gap and reset: not something posted, but word that something may be missing. */
   bool is_notice() const noexcept { return kind == event_kind::gap || kind == event_kind::reset; }

@@ -1,7 +1,7 @@
 #include "app/command_line.hpp"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <charconv>
 #include <cstdlib>
@@ -82,7 +82,8 @@ bool parse_listen(std::string_view text, serve_options& into) {
 }
 
 CLI::Validator duration_form() {
-  return {[](std::string& text) { return parse_duration(text) ? std::string{} : text + " is no duration; it looks like 500ms, 30s or 5m"; }, "DURATION"};
+  return {[](std::string& text) { return parse_duration(text) ? std::string{} : text + " is no duration; it looks like 500ms, 30s or 5m"; },
+          "DURATION"};
 }
 
 /** Everything the command line can say. Lives until the command has run: the options write into it. */
@@ -120,7 +121,8 @@ void add_serve(CLI::App& app, words& said) {
                         "  postbus --db postgresql://app@db/shop serve --tokens tokens.toml --listen 0.0.0.0:7432 --behind-proxy");
   auto* listen = c->add_option("--listen", said.serve_listen, "Address and port to listen on (127.0.0.1:7432)")->type_name("ADDR:PORT");
   c->add_option("--port", said.serve.port, "Port alone; 0 takes a free one and prints it")->excludes(listen);
-  c->add_option("--tokens", said.serve.tokens_file, "TOML file of access tokens, read again on SIGHUP; needed beyond loopback")->type_name("FILE");
+  c->add_option("--tokens", said.serve.tokens_file, "TOML file of access tokens, read again on SIGHUP; needed beyond loopback")
+      ->type_name("FILE");
   auto* certificate = c->add_option("--tls-cert", said.serve.tls_certificate, "Certificate chain (PEM)")->type_name("FILE");
   auto* key = c->add_option("--tls-key", said.serve.tls_key, "Its private key (PEM)")->type_name("FILE");
   certificate->needs(key);
@@ -134,44 +136,60 @@ void add_serve(CLI::App& app, words& said) {
   c->add_option("--pg-bin", said.serve.pg_bin, "Where its programs are (searched for)")->type_name("DIR");
   c->add_option("--threads", said.serve.threads, "Loops; 0: one per core")->check(CLI::Range(0u, 1024u));
   c->add_flag("--log-json", said.serve.log_json, "Log one JSON object per line");
-  c->add_option("--log-level", said.log_level, "debug, info, warning or error")->check(CLI::IsMember({"debug", "info", "warning", "error"}))->type_name("LEVEL");
-  c->add_option("--history-bytes", said.serve.history_bytes, "Memory for events kept for listeners that resume (256MiB)")->transform(CLI::AsSizeValue(true));
-  c->add_option("--snapshot-bytes", said.serve.snapshot_bytes, "Room for rows of snapshots that clients have not taken yet, in memory and in $TMPDIR (4GiB)")->transform(CLI::AsSizeValue(true));
-  c->add_option("--slot", said.serve_slot, "permanent: listeners resume across restarts; temporary: they do not; auto: permanent where max_slot_wal_keep_size is set")
-      ->check(CLI::IsMember({"auto", "permanent", "temporary"}))->type_name("KIND");
+  c->add_option("--log-level", said.log_level, "debug, info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->type_name("LEVEL");
+  c->add_option("--history-bytes", said.serve.history_bytes, "Memory for events kept for listeners that resume (256MiB)")
+      ->transform(CLI::AsSizeValue(true));
+  c->add_option("--snapshot-bytes", said.serve.snapshot_bytes,
+                "Room for rows of snapshots that clients have not taken yet, in memory and in $TMPDIR (4GiB)")
+      ->transform(CLI::AsSizeValue(true));
+  c->add_option("--slot", said.serve_slot,
+                "permanent: listeners resume across restarts; temporary: they do not; auto: permanent where max_slot_wal_keep_size is set")
+      ->check(CLI::IsMember({"auto", "permanent", "temporary"}))
+      ->type_name("KIND");
   c->add_option("--resume-window", said.serve_window, "How long a permanent slot keeps the WAL for them (5m)")
-      ->transform(CLI::AsNumberWithUnit(std::map<std::string, std::uint64_t>{{"s", 1}, {"m", 60}, {"h", 3600}}))->type_name("TIME");
+      ->transform(CLI::AsNumberWithUnit(std::map<std::string, std::uint64_t>{{"s", 1}, {"m", 60}, {"h", 3600}}))
+      ->type_name("TIME");
   c->add_option("--resume-bytes", said.serve.window.bytes, "How much of it at most (256MiB)")->transform(CLI::AsSizeValue(true));
-  c->add_option("--spill-bytes", said.serve.spill.disk, "Disk under TMPDIR for large transactions under way (8GiB)")->transform(CLI::AsSizeValue(true));
+  c->add_option("--spill-bytes", said.serve.spill.disk, "Disk under TMPDIR for large transactions under way (8GiB)")
+      ->transform(CLI::AsSizeValue(true));
   c->add_option("--max-message", said.serve.max_message, "Largest payload taken (16MiB)")->transform(CLI::AsSizeValue(true));
 }
 
 void add_commands(CLI::App& app, words& said) {
   add_serve(app, said);
-  auto* c = add_command(app, "setup", "Install or upgrade the schema `postbus` in the database", "postbus --db postgresql://postgres@db/shop setup");
+  auto* c = add_command(app, "setup", "Install or upgrade the schema `postbus` in the database",
+                        "postbus --db postgresql://postgres@db/shop setup");
   c->add_flag("--print", said.setup.print, "Print the SQL for a DBA instead of running it");
   c->add_flag("--allow-breaking", said.setup.allow_breaking, "Also take steps that stop programs of the version before");
   c->add_flag("--revoke-emit", said.setup.revoke_emit, "Also take pg_logical_emit_message from PUBLIC, so that nobody can forge a message");
 
-  c = add_command(app, "doctor", "Check the database and print the exact fix for each finding", "postbus --db postgresql://postgres@db/shop doctor");
+  c = add_command(app, "doctor", "Check the database and print the exact fix for each finding",
+                  "postbus --db postgresql://postgres@db/shop doctor");
   c->add_flag("--json", said.doctor.json, "One JSON document");
 
-  c = add_command(app, "post", "Post one message, or one per line of the input", "postbus post orders 'hello'\n  tail -f app.log | postbus post log -");
+  c = add_command(app, "post", "Post one message, or one per line of the input",
+                  "postbus post orders 'hello'\n  tail -f app.log | postbus post log -");
   c->add_option("channel", said.post.channel, "Where to post")->required()->type_name("CHANNEL");
-  c->add_option("payload", said.post.payload, "The message; - posts each line of the input; nothing posts an empty one")->type_name("PAYLOAD|-");
+  c->add_option("payload", said.post.payload, "The message; - posts each line of the input; nothing posts an empty one")
+      ->type_name("PAYLOAD|-");
   c->add_flag("--json", said.post.json, "The payload is JSON; listeners get it embedded");
 
-  c = add_command(app, "listen", "Print the events of some channels", "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
+  c = add_command(app, "listen", "Print the events of some channels",
+                  "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
                   "  postbus listen table:public.orders --where \"status = 'open'\" --columns id,total");
   c->add_option("channel", said.listen.channels, "What to listen on")->required()->type_name("CHANNEL");
   c->add_flag("--json", said.listen.json, "One JSON object per line: id, channel, kind, at, payload");
-  auto* from = c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
+  auto* from =
+      c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
   auto* resume = c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
   auto* where = c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
   auto* columns = c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
   auto* maybe = c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
   auto* snapshot = c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
-  auto* consumer = c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")->type_name("NAME");
+  auto* consumer =
+      c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")->type_name("NAME");
   for (auto* const other : {from, resume, where, columns, maybe, snapshot}) consumer->excludes(other);
   c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
 
@@ -181,11 +199,15 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("--from", said.wait.from, from->get_description())->type_name("POSITION|beginning");
   c->add_flag("--json", said.wait.json, "The whole event as JSON");
 
-  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE", "postbus watch orders --notify events");
+  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE",
+                  "postbus watch orders --notify events");
   c->add_option("table", said.watch.tables, "Tables, with their schema where search_path does not have it")->required()->type_name("TABLE");
   c->add_option("--columns", said.watch.columns, "Only these columns")->delimiter(',')->type_name("A,B,…");
-  c->add_option("--notify", said.watch.notify, "Also mirror the feed to this plain channel, for programs that LISTEN")->type_name("CHANNEL");
-  c->add_option("--rls", said.watch.rls, "A table with row-level security: refuse, or ignore its policies")->check(CLI::IsMember({"refuse", "ignore"}))->type_name("refuse|ignore");
+  c->add_option("--notify", said.watch.notify, "Also mirror the feed to this plain channel, for programs that LISTEN")
+      ->type_name("CHANNEL");
+  c->add_option("--rls", said.watch.rls, "A table with row-level security: refuse, or ignore its policies")
+      ->check(CLI::IsMember({"refuse", "ignore"}))
+      ->type_name("refuse|ignore");
 
   c = add_command(app, "unwatch", "Stop the feed of a table", "postbus unwatch orders");
   c->add_option("table", said.unwatch, "Tables")->required()->type_name("TABLE");
@@ -193,11 +215,17 @@ void add_commands(CLI::App& app, words& said) {
   c = add_command(app, "watched", "List the watched tables", "postbus watched --json");
   c->add_flag("--json", said.watched.json, "One JSON object per line");
 
-  c = add_command(app, "stream", "Keep the messages of a channel: create, list, drop", "postbus stream create workerB --keep '7 days'\n  postbus stream list --json");
-  c->add_option("action", said.stream.action, "What to do")->required()->check(CLI::IsMember({"create", "list", "drop"}))->type_name("create|list|drop");
+  c = add_command(app, "stream", "Keep the messages of a channel: create, list, drop",
+                  "postbus stream create workerB --keep '7 days'\n  postbus stream list --json");
+  c->add_option("action", said.stream.action, "What to do")
+      ->required()
+      ->check(CLI::IsMember({"create", "list", "drop"}))
+      ->type_name("create|list|drop");
   c->add_option("channel", said.stream.channel, "The channel")->type_name("CHANNEL");
   c->add_option("--keep", said.stream.keep, "How long messages are kept (7 days)")->type_name("INTERVAL");
-  c->add_option("--max-bytes", said.stream.max_bytes, "How many bytes of them (1GiB)")->transform(CLI::AsSizeValue(false))->type_name("SIZE");
+  c->add_option("--max-bytes", said.stream.max_bytes, "How many bytes of them (1GiB)")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
   c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(CLI::PositiveNumber)->type_name("N");
   c->add_flag("--json", said.stream.json, "One JSON object per line");
 
@@ -228,7 +256,8 @@ void complete(words& said) {
   at.gateway_first = gateway_rank < database_rank;
   at.database_direct = first_of({at.database_direct, said.config.database_direct}).first;
   at.token = first_of({environment("POSTBUS_TOKEN"), said.config.token}).first;
-  at.data = std::filesystem::absolute(at.data.empty() ? postgres::default_data_folder() : std::filesystem::path{at.data}).lexically_normal();
+  at.data =
+      std::filesystem::absolute(at.data.empty() ? postgres::default_data_folder() : std::filesystem::path{at.data}).lexically_normal();
 }
 
 log::level level_of(std::string_view word) {
@@ -290,16 +319,20 @@ int run(int argc, char** argv) {
   app.fallthrough();  // global options may follow the command
   app.set_version_flag("--version", fmt::format("postbus {} (schema {})", version, schema_version));
   app.option_defaults()->configurable(true);
-  app.add_option("--db", said.at.database, "The database, as a URL or in libpq's keyword form (POSTBUS_DB, DATABASE_URL)")->type_name("URL");
-  app.add_option("--db-direct", said.at.database_direct, "The same past a transaction pooler, for replication and LISTEN")->type_name("URL");
+  app.add_option("--db", said.at.database, "The database, as a URL or in libpq's keyword form (POSTBUS_DB, DATABASE_URL)")
+      ->type_name("URL");
+  app.add_option("--db-direct", said.at.database_direct, "The same past a transaction pooler, for replication and LISTEN")
+      ->type_name("URL");
   app.add_option("--url", said.at.gateway, "A gateway (POSTBUS_URL); its token comes from POSTBUS_TOKEN")->type_name("URL");
   app.add_option("--ca-file", said.at.ca_file, "Certificates to trust for https (PEM)")->type_name("FILE");
   app.add_option("--data", said.at.data, "Data folder of the serve to attach to when nothing is named")->type_name("DIR");
-  app.set_config("--config", "", "TOML file: these options by their long names, those of serve below [serve], and token")->type_name("FILE");
+  app.set_config("--config", "", "TOML file: these options by their long names, those of serve below [serve], and token")
+      ->type_name("FILE");
   app.config_formatter(std::make_shared<toml_config>(said.config));
   app.allow_config_extras(false);
-  app.footer("`postbus COMMAND --help` shows a command's options and an example.\n"
-             "Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing to attach to, 4 timed out.");
+  app.footer(
+      "`postbus COMMAND --help` shows a command's options and an example.\n"
+      "Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing to attach to, 4 timed out.");
   add_commands(app, said);
   try {
     app.parse(argc, argv);

@@ -53,7 +53,8 @@ result<std::vector<config_item>> parse_config(std::istream& from) {
     if (const auto done = collect(document, path, out); !done) return done.error();
     return out;
   } catch (const toml::parse_error& broken) {
-    return error{errc::invalid_argument, fmt::format("line {} of the configuration file: {}", broken.source().begin.line, broken.description())};
+    return error{errc::invalid_argument,
+                 fmt::format("line {} of the configuration file: {}", broken.source().begin.line, broken.description())};
   }
 }
 

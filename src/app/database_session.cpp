@@ -62,7 +62,8 @@ result<database_session> database_session::open(const std::string& conninfo) {
 result<database_session> database_session::open_checked(const std::string& conninfo) {
   auto made = open(conninfo);
   if (!made) return made;
-  const auto state = made->await<result<postgres::schema_state>>([](postgres::connection& on) { return postgres::read_schema(on, patience); });
+  const auto state =
+      made->await<result<postgres::schema_state>>([](postgres::connection& on) { return postgres::read_schema(on, patience); });
   if (!state) return state.error();
   if (const auto fits = postgres::check_schema(*state); !fits) return fits.error();
   return made;
@@ -71,11 +72,13 @@ result<database_session> database_session::open_checked(const std::string& conni
 postgres::connection& database_session::connection() { return *impl_->connection; }
 void database_session::complete(asio::awaitable<void> work) { run_to_end(impl_->loop, std::move(work)); }
 
-result<postgres::rows> database_session::query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline) {
+result<postgres::rows> database_session::query(std::string_view sql, std::span<const postgres::parameter> parameters,
+                                               steady::duration deadline) {
   return await<result<postgres::rows>>([&](postgres::connection& on) { return on.query(sql, parameters, deadline); });
 }
 
-result<postgres::rows> database_session::run(std::string_view statement, std::span<const postgres::parameter> parameters, steady::duration deadline) {
+result<postgres::rows> database_session::run(std::string_view statement, std::span<const postgres::parameter> parameters,
+                                             steady::duration deadline) {
   const auto sql = embedded_sql::find(statement);
   if (sql.data() == nullptr) return error{errc::internal, fmt::format("there is no statement {}", statement)};
   return query(sql, parameters, deadline);

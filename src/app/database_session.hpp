@@ -41,7 +41,8 @@ public:
   ~database_session();
 
   /** A statement of sql/ by its path ("statements/cli/post_text.sql"). */
-  result<postgres::rows> run(std::string_view statement, std::span<const postgres::parameter> parameters = {}, steady::duration deadline = patience);
+  result<postgres::rows> run(std::string_view statement, std::span<const postgres::parameter> parameters = {},
+                             steady::duration deadline = patience);
   result<postgres::rows> query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline);
 
   /** Runs what the room postgres offers as a coroutine. */

@@ -47,7 +47,9 @@ struct database_side::running {
                   .on_lost = [&self](const error& why) { self.listener_lost(why); },
                   .on_back = [&self] { self.listener_back(); }}},
         changed{executor, steady::time_point::max()},
-        tier{executor, {.db = options.conninfo, .direct = options.conninfo_direct}, options.tier, [this] { return reader && reader->status().ready(); }} {
+        tier{executor, {.db = options.conninfo, .direct = options.conninfo_direct}, options.tier, [this] {
+               return reader && reader->status().ready();
+             }} {
     if (!tier.wal()) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
@@ -64,8 +66,8 @@ struct database_side::running {
                                            .recorded = [this] { return recorder->recorded_lsn(); },
                                            .spill = options.spill},
                    self.hub_, &*router);
-    snapshots.emplace(executor, feeds::snapshots::settings{.conninfo = options.conninfo_direct, .bytes = options.snapshot_bytes}, self.hub_, *reader,
-                      [&self](std::string_view name, asio::awaitable<void> work) { self.spawn(name, std::move(work)); });
+    snapshots.emplace(executor, feeds::snapshots::settings{.conninfo = options.conninfo_direct, .bytes = options.snapshot_bytes}, self.hub_,
+                      *reader, [&self](std::string_view name, asio::awaitable<void> work) { self.spawn(name, std::move(work)); });
   }
   postgres::pool pool;
   postgres::poster poster;
@@ -205,7 +207,8 @@ void database_side::notified(const postgres::notification& n) {
 void database_side::publish_notified() {
   auto batch = std::exchange(notified_, nullptr);
   // The server's queue holds what is not read, so a full hub is waited for by the loops, which empty it within a turn.
-  if (batch && !batch->empty() && !hub_.publish(std::move(batch))) log::warning("database", "notifications come faster than the gateway's loops take them");
+  if (batch && !batch->empty() && !hub_.publish(std::move(batch)))
+    log::warning("database", "notifications come faster than the gateway's loops take them");
 }
 
 void database_side::listener_lost(const error& why) {
@@ -234,7 +237,8 @@ void database_side::listener_back() {
 
 error database_side::no_feeds() const {
   const auto tier = running_->tier.now();
-  return {errc::unsupported, "feeds need the database's logical WAL, which this gateway does not read: " + tier.reason + ". To change that: " + tier.fix};
+  return {errc::unsupported,
+          "feeds need the database's logical WAL, which this gateway does not read: " + tier.reason + ". To change that: " + tier.fix};
 }
 
 asio::awaitable<result<std::string>> database_side::feed_channel(std::string table) {
@@ -249,7 +253,8 @@ asio::awaitable<result<std::string>> database_side::find_feed_here(std::string t
   co_return co_await feeds::find_feed(**session, std::move(table));
 }
 
-asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> database_side::snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) {
+asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> database_side::snapshot(std::string channel,
+                                                                                      std::shared_ptr<const feeds::view> shown) {
   if (!running_->tier.wal()) co_return no_feeds();
   co_return co_await asio::co_spawn(executor_, running_->snapshots->open(std::move(channel), std::move(shown)), asio::use_awaitable);
 }
@@ -281,12 +286,14 @@ asio::awaitable<result<streams::page>> database_side::read_stream(std::string ch
 
 asio::awaitable<result<bus::start>> database_side::consumer_start(std::string channel, std::string consumer) {
   if (!running_->tier.wal()) co_return no_streams();
-  co_return co_await asio::co_spawn(executor_, running_->store->consumer_start(std::move(channel), std::move(consumer)), asio::use_awaitable);
+  co_return co_await asio::co_spawn(executor_, running_->store->consumer_start(std::move(channel), std::move(consumer)),
+                                    asio::use_awaitable);
 }
 
 asio::awaitable<result<>> database_side::ack(std::string channel, std::string consumer, std::string position) {
   if (!running_->tier.wal()) co_return no_streams();
-  co_return co_await asio::co_spawn(executor_, running_->store->ack(std::move(channel), std::move(consumer), std::move(position)), asio::use_awaitable);
+  co_return co_await asio::co_spawn(executor_, running_->store->ack(std::move(channel), std::move(consumer), std::move(position)),
+                                    asio::use_awaitable);
 }
 
 // --- State
@@ -296,7 +303,8 @@ bool database_side::ready() const { return running_ && listening_.load() && (!ru
 std::string database_side::problem() const {
   if (!running_) return "starting";
   if (running_->reader) {
-    if (const auto status = running_->reader->status(); !status.ready()) return status.problem.empty() ? std::string{to_text(status.state)} : status.problem;
+    if (const auto status = running_->reader->status(); !status.ready())
+      return status.problem.empty() ? std::string{to_text(status.state)} : status.problem;
   }
   const std::scoped_lock lock{guard_};
   return listener_problem_;
@@ -310,19 +318,27 @@ json::object database_side::status() const {
   all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
   if (!running_ || !running_->reader) return all;
   const auto reader = running_->reader->status();
-  all["slot"] = {{"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
+  all["slot"] = {
+      {"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
   all["server_version"] = reader.server_version;
   all["reconnects"] = reader.reconnects;
   json::array watched;
   for (const auto& t : running_->feeds->watched()) {
     json::value columns = nullptr;
     if (t.columns) columns = json::array(t.columns->begin(), t.columns->end());
-    watched.push_back({{"table", t.schema + "." + t.name}, {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)}, {"columns", std::move(columns)}});
+    watched.push_back({{"table", t.schema + "." + t.name},
+                       {"notify", t.notify.empty() ? json::value{} : json::value(t.notify)},
+                       {"columns", std::move(columns)}});
   }
   all["watched"] = std::move(watched);
   json::array snapshots;
   for (const auto& s : running_->snapshots->under_way())
-    snapshots.push_back({{"channel", s.channel}, {"filter", s.filter.empty() ? json::value{} : json::value(s.filter)}, {"rows", s.rows}, {"estimated", s.estimated < 0 ? json::value{} : json::value(s.estimated)}, {"readers", s.readers}, {"complete", s.complete}});
+    snapshots.push_back({{"channel", s.channel},
+                         {"filter", s.filter.empty() ? json::value{} : json::value(s.filter)},
+                         {"rows", s.rows},
+                         {"estimated", s.estimated < 0 ? json::value{} : json::value(s.estimated)},
+                         {"readers", s.readers},
+                         {"complete", s.complete}});
   all["snapshots"] = std::move(snapshots);
   all["streams"] = json::parse(*running_->recorder->summary());
   return all;

@@ -58,7 +58,8 @@ public:
   void unlisten(std::string channel) override;
   boost::asio::awaitable<result<std::string>> feed_channel(std::string table) override;
   boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> open_view(std::string channel, feeds::view_request asked) override;
-  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel, std::shared_ptr<const feeds::view> shown) override;
+  boost::asio::awaitable<result<std::unique_ptr<feeds::spool_reader>>> snapshot(std::string channel,
+                                                                                std::shared_ptr<const feeds::view> shown) override;
   boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most) override;
   boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer) override;
   boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;

@@ -2,10 +2,10 @@
 // the demo does. One turn: a step in the shop, and every few turns A asks B for a job or B answers.
 #include "app/demo.hpp"
 
+#include <fmt/format.h>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <fmt/format.h>
 
 #include <array>
 #include <random>

@@ -45,8 +45,8 @@ std::string as_json(const postgres::database_facts& facts, const postgres::tier&
 /** The findings one under the other; what is not well is explained below the table, with the fix on lines of its own for copying. */
 void print(const postgres::database_facts& facts, const postgres::tier& tier, const std::vector<finding>& findings) {
   const terminal on{stdout};
-  fmt::print("PostgreSQL {}, database {}, role {}: messages travel by {}\n\n", facts.version_text, visible(facts.database), visible(facts.role),
-             on.paint(style::strong, tier.transport == postgres::tier::kind::wal ? "the WAL" : "NOTIFY"));
+  fmt::print("PostgreSQL {}, database {}, role {}: messages travel by {}\n\n", facts.version_text, visible(facts.database),
+             visible(facts.role), on.paint(style::strong, tier.transport == postgres::tier::kind::wal ? "the WAL" : "NOTIFY"));
   table out{{{}, {}, {}}};
   for (const auto& f : findings) out.add({{std::string{postgres::name(f.level)}, style_of(f.level)}, {f.subject, style::strong}, {f.what}});
   fmt::print("{}", out.text(on));

@@ -73,7 +73,15 @@ int listen(const targets& at, const listen_command& options) {
       for (const auto& [channel, position] : printed) gate.ack(channel, options.consumer, position);
       printed.clear();
     };
-    auto from = gate.listen(options.channels, {.consumer = options.consumer, .after = options.from, .resume_file = options.resume_file, .save_by_itself = false, .on_link = reporter(), .where = options.where, .columns = options.columns, .maybe = options.maybe, .snapshot = options.snapshot});
+    auto from = gate.listen(options.channels, {.consumer = options.consumer,
+                                               .after = options.from,
+                                               .resume_file = options.resume_file,
+                                               .save_by_itself = false,
+                                               .on_link = reporter(),
+                                               .where = options.where,
+                                               .columns = options.columns,
+                                               .maybe = options.maybe,
+                                               .snapshot = options.snapshot});
     running.set(&from);
     auto saved = steady::now();
     if (on.is_terminal()) fmt::print(stderr, "{}\n", terminal{stderr}.paint(style::faint, "listening; Ctrl-C ends it"));
@@ -115,7 +123,8 @@ int wait(const targets& at, const wait_options& options) {
     auto from = connect_client(at, *gateway).listen({options.channel}, {.after = options.from, .on_link = reporter()});
     running.set(&from);
     while (!from.stopped()) {
-      const auto left = deadline ? std::chrono::ceil<std::chrono::milliseconds>(*deadline - steady::now()) : std::chrono::milliseconds{std::chrono::hours{1}};
+      const auto left = deadline ? std::chrono::ceil<std::chrono::milliseconds>(*deadline - steady::now())
+                                 : std::chrono::milliseconds{std::chrono::hours{1}};
       const auto e = from.next(std::max(left, std::chrono::milliseconds{0}));
       if (e && e->is_notice() && !options.json) {
         fmt::print(stderr, "postbus: {}: {}\n", to_text(e->kind), visible(e->payload));

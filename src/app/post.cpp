@@ -38,7 +38,8 @@ std::string array_text(const batch& payloads) {
 
 result<> check_payload(std::string_view payload) {
   if (!is_utf8(payload)) return error{errc::unsupported_media, "it is not UTF-8: encode binary data (base64, say) before posting it"};
-  if (payload.find('\0') != std::string_view::npos) return error{errc::unsupported_media, "it holds a NUL byte, which PostgreSQL's text cannot"};
+  if (payload.find('\0') != std::string_view::npos)
+    return error{errc::unsupported_media, "it holds a NUL byte, which PostgreSQL's text cannot"};
   return {};
 }
 
@@ -54,7 +55,8 @@ result<> post_lines(const poster& send) {
     const auto sent = send(waiting, posted);
     done += posted;
     if (!sent)
-      return error{sent.error().code, fmt::format("{} lines posted; line {} and those after it not: {}", done, done + 1, sent.error().text), sent.error().detail};
+      return error{sent.error().code, fmt::format("{} lines posted; line {} and those after it not: {}", done, done + 1, sent.error().text),
+                   sent.error().detail};
     waiting.clear();
     waiting_bytes = 0;
     progress.show(fmt::format("{} lines posted", grouped(static_cast<long long>(done))));
@@ -69,7 +71,8 @@ result<> post_lines(const poster& send) {
     }
     if (const auto fine = check_payload(**line); !fine) {
       if (const auto sent = flush(); !sent) return sent;
-      return error{fine.error().code, fmt::format("{} lines posted; line {} and those after it not: {}", done, done + 1, fine.error().text)};
+      return error{fine.error().code,
+                   fmt::format("{} lines posted; line {} and those after it not: {}", done, done + 1, fine.error().text)};
     }
     waiting_bytes += (*line)->size();
     waiting.push_back(std::move(**line));
@@ -83,7 +86,8 @@ int post_all(const post_options& options, const poster& send) {
     const auto sent = post_lines(send);
     return sent ? exit_ok : tell(sent.error());
   }
-  if (const auto fine = check_payload(options.payload); !fine) return tell(error{fine.error().code, "the payload cannot be posted: " + fine.error().text});
+  if (const auto fine = check_payload(options.payload); !fine)
+    return tell(error{fine.error().code, "the payload cannot be posted: " + fine.error().text});
   std::size_t posted = 0;
   const auto sent = send({options.payload}, posted);
   return sent ? exit_ok : tell(sent.error());

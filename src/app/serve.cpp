@@ -61,9 +61,11 @@ result<> check_exposure(const serve_options& options) {
     return error{errc::invalid_argument, "--tls-cert and --tls-key go together"};
   if (options.address == "127.0.0.1" || options.address.starts_with("127.") || options.address == "::1") return {};
   if (options.tokens_file.empty())
-    return error{errc::invalid_argument, "listening on " + options.address + " needs --tokens FILE: without tokens the gateway answers on the loopback only"};
+    return error{errc::invalid_argument,
+                 "listening on " + options.address + " needs --tokens FILE: without tokens the gateway answers on the loopback only"};
   if (options.tls_certificate.empty() && !options.behind_proxy)
-    return error{errc::invalid_argument, "listening on " + options.address + " needs --tls-cert and --tls-key, or --behind-proxy where a proxy ends TLS"};
+    return error{errc::invalid_argument,
+                 "listening on " + options.address + " needs --tls-cert and --tls-key, or --behind-proxy where a proxy ends TLS"};
   return {};
 }
 
@@ -72,7 +74,8 @@ void raise_descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
   limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::warning("serve", "cannot raise the limit on open files; connections end at {}", limit.rlim_cur);
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    log::warning("serve", "cannot raise the limit on open files; connections end at {}", limit.rlim_cur);
 }
 
 /** Brings the schema up to date where it is not: a role that only runs gateways need not be able to install it. */
@@ -158,8 +161,9 @@ asio::awaitable<void> announce(const database_side& database, std::string url, b
   std::fprintf(stdout, "Postbus %s is at %s\n", std::string{version}.c_str(), url.c_str());
   if (demo) std::fprintf(stdout, "Open it in a browser: the orders there change live.\n");
   if (tier.transport == postgres::tier::kind::notify)
-    std::fprintf(stdout, "Messages travel by NOTIFY, without table feeds, because %s.\n  To change that: %s\n  and then restart the gateway.\n", tier.reason.c_str(),
-                 tier.fix.c_str());
+    std::fprintf(stdout,
+                 "Messages travel by NOTIFY, without table feeds, because %s.\n  To change that: %s\n  and then restart the gateway.\n",
+                 tier.reason.c_str(), tier.fix.c_str());
   std::fflush(stdout);
 }
 

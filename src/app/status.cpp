@@ -26,7 +26,8 @@ std::string text_of(std::string_view name, const json::value& value) {
   const auto number = value.to_number<double>();
   if (name.ends_with("_per_s")) return number < 100 ? fmt::format("{:.1f}", number) : grouped(static_cast<long long>(number));
   if (name.ends_with("_bytes")) return human_bytes(number);
-  if (name.ends_with("_s") || name.ends_with("_seconds")) return number < 100 ? fmt::format("{:.3g} s", number) : grouped(static_cast<long long>(number)) + " s";
+  if (name.ends_with("_s") || name.ends_with("_seconds"))
+    return number < 100 ? fmt::format("{:.3g} s", number) : grouped(static_cast<long long>(number)) + " s";
   if (name.ends_with("_ms")) return fmt::format("{:.3g} ms", number);
   if (number == static_cast<double>(static_cast<long long>(number))) return grouped(static_cast<long long>(number));
   return fmt::format("{:.2f}", number);
@@ -84,7 +85,9 @@ void print_streams(const json::array& streams, const terminal& on) {
       const auto* value = s.if_contains(json::string_view{name.data(), name.size()});
       return value ? text_of(name, *value) : std::string{};
     };
-    out.add({{visible(text("channel")), style::warn}, {human_bytes(s.at("bytes").to_number<double>())}, {human_bytes(s.at("max_bytes").to_number<double>())}});
+    out.add({{visible(text("channel")), style::warn},
+             {human_bytes(s.at("bytes").to_number<double>())},
+             {human_bytes(s.at("max_bytes").to_number<double>())}});
   }
   if (!out.empty()) fmt::print("\n{}", out.text(on));
 }
@@ -124,14 +127,17 @@ int status(const targets& at, const status_options& options) {
   }
   boost::system::error_code ec;
   const auto parsed = json::parse(document, ec);
-  if (ec || !parsed.is_object()) return tell(exit_failed, fmt::format("{} did not answer with a status: is it a Postbus gateway?", *gateway));
+  if (ec || !parsed.is_object())
+    return tell(exit_failed, fmt::format("{} did not answer with a status: is it a Postbus gateway?", *gateway));
   const terminal on{stdout};
   table out{{{}, {}}};
   out.add({{"gateway", style::faint}, {*gateway, style::strong}});
   add_members(out, parsed.get_object(), {});
   fmt::print("{}", out.text(on));
-  if (const auto* streams = parsed.get_object().if_contains("streams"); streams && streams->is_array()) print_streams(streams->get_array(), on);
-  if (const auto* channels = parsed.get_object().if_contains("channels"); channels && channels->is_array()) print_channels(channels->get_array(), on);
+  if (const auto* streams = parsed.get_object().if_contains("streams"); streams && streams->is_array())
+    print_streams(streams->get_array(), on);
+  if (const auto* channels = parsed.get_object().if_contains("channels"); channels && channels->is_array())
+    print_channels(channels->get_array(), on);
   return exit_ok;
 }
 

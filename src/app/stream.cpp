@@ -24,7 +24,12 @@ int list(database_session& session, const stream_options& options) {
   table out{{{"stream"}, {"messages", table::align::right}, {"size", table::align::right}, {"keeps"}, {"oldest"}, {"state"}}};
   for (std::size_t row = 0; row < rows->size(); ++row) {
     const auto text = [&](std::size_t column) { return std::string{rows->text(row, column)}; };
-    out.add({{visible(text(0)), style::name}, {text(1)}, {text(2)}, {text(3)}, {text(4)}, {text(5), text(5) == "within its bounds" ? style::good : style::warn}});
+    out.add({{visible(text(0)), style::name},
+             {text(1)},
+             {text(2)},
+             {text(3)},
+             {text(4)},
+             {text(5), text(5) == "within its bounds" ? style::good : style::warn}});
   }
   fmt::print("{}", out.text(on));
   return exit_ok;
@@ -34,7 +39,8 @@ int list(database_session& session, const stream_options& options) {
 
 int stream(const targets& at, const stream_options& options) {
   if ((options.action == "list") != options.channel.empty())
-    return tell(exit_usage, options.channel.empty() ? "name the channel: postbus stream " + options.action + " CHANNEL" : "list takes no channel");
+    return tell(exit_usage,
+                options.channel.empty() ? "name the channel: postbus stream " + options.action + " CHANNEL" : "list takes no channel");
   const auto database = database_of(at);
   if (!database) return tell_unattached(database.error());
   auto session = database_session::open_checked(*database);
@@ -43,7 +49,8 @@ int stream(const targets& at, const stream_options& options) {
   const auto given = [](const std::string& text) { return text.empty() ? postgres::parameter{} : postgres::parameter{text}; };
   const bool create = options.action == "create";
   const std::array<postgres::parameter, 4> bounds{options.channel, given(options.keep), given(options.max_bytes), given(options.max_count)};
-  const auto done = session->run(create ? "statements/cli/create_stream.sql" : "statements/cli/drop_stream.sql", std::span{bounds}.first(create ? 4 : 1));
+  const auto done =
+      session->run(create ? "statements/cli/create_stream.sql" : "statements/cli/drop_stream.sql", std::span{bounds}.first(create ? 4 : 1));
   if (!done) return tell(done.error());
   fmt::print(stderr, "{} {}\n", visible(options.channel), create ? "keeps its messages" : "no longer keeps messages");
   return exit_ok;

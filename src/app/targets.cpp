@@ -7,7 +7,8 @@ namespace postbus::app {
 result<std::string> database_of(const targets& at) {
   if (!at.database.empty()) return at.database;
   if (!at.gateway.empty())
-    return error{errc::not_found, "this command works on the database itself, and only a gateway was named: give the database by --db URL or POSTBUS_DB"};
+    return error{errc::not_found,
+                 "this command works on the database itself, and only a gateway was named: give the database by --db URL or POSTBUS_DB"};
   auto found = postgres::read_attachment(at.data);
   if (!found) return found.error();
   return std::move(found->url);
@@ -17,7 +18,8 @@ result<std::string> gateway_of(const targets& at) {
   if (!at.gateway.empty()) return at.gateway;
   if (!at.database.empty())
     return error{errc::not_found,
-                 "this command talks to a gateway, and only a database was named: start `postbus serve` on it, then give --url http://127.0.0.1:7432 or POSTBUS_URL"};
+                 "this command talks to a gateway, and only a database was named: start `postbus serve` on it, then give --url "
+                 "http://127.0.0.1:7432 or POSTBUS_URL"};
   auto found = postgres::read_attachment(at.data);
   if (!found) return found.error();
   return std::move(found->gateway);

@@ -19,15 +19,17 @@ struct code_range {
   char32_t first, last;
 };
 // Unicode 15: combining marks and zero-width characters that names and payloads really hold …
-constexpr std::array zero_width{code_range{0x0300, 0x036f}, code_range{0x0483, 0x0489}, code_range{0x0591, 0x05bd}, code_range{0x0610, 0x061a},
-                                code_range{0x064b, 0x065f}, code_range{0x0e31, 0x0e31}, code_range{0x0e34, 0x0e3a}, code_range{0x1ab0, 0x1aff},
-                                code_range{0x1dc0, 0x1dff}, code_range{0x200b, 0x200f}, code_range{0x20d0, 0x20ff}, code_range{0xfe00, 0xfe0f},
+constexpr std::array zero_width{code_range{0x0300, 0x036f}, code_range{0x0483, 0x0489}, code_range{0x0591, 0x05bd},
+                                code_range{0x0610, 0x061a}, code_range{0x064b, 0x065f}, code_range{0x0e31, 0x0e31},
+                                code_range{0x0e34, 0x0e3a}, code_range{0x1ab0, 0x1aff}, code_range{0x1dc0, 0x1dff},
+                                code_range{0x200b, 0x200f}, code_range{0x20d0, 0x20ff}, code_range{0xfe00, 0xfe0f},
                                 code_range{0xfe20, 0xfe2f}, code_range{0xfeff, 0xfeff}};
 // … and East Asian Width W and F, with the emoji blocks.
-constexpr std::array double_width{code_range{0x1100, 0x115f},   code_range{0x2e80, 0x303e},   code_range{0x3041, 0x33ff},   code_range{0x3400, 0x4dbf},
-                                  code_range{0x4e00, 0x9fff},   code_range{0xa000, 0xa4cf},   code_range{0xac00, 0xd7a3},   code_range{0xf900, 0xfaff},
-                                  code_range{0xfe30, 0xfe4f},   code_range{0xff00, 0xff60},   code_range{0xffe0, 0xffe6},   code_range{0x1f300, 0x1f64f},
-                                  code_range{0x1f680, 0x1f6ff}, code_range{0x1f900, 0x1f9ff}, code_range{0x1fa70, 0x1faff}, code_range{0x20000, 0x3fffd}};
+constexpr std::array double_width{
+    code_range{0x1100, 0x115f},   code_range{0x2e80, 0x303e},   code_range{0x3041, 0x33ff},   code_range{0x3400, 0x4dbf},
+    code_range{0x4e00, 0x9fff},   code_range{0xa000, 0xa4cf},   code_range{0xac00, 0xd7a3},   code_range{0xf900, 0xfaff},
+    code_range{0xfe30, 0xfe4f},   code_range{0xff00, 0xff60},   code_range{0xffe0, 0xffe6},   code_range{0x1f300, 0x1f64f},
+    code_range{0x1f680, 0x1f6ff}, code_range{0x1f900, 0x1f9ff}, code_range{0x1fa70, 0x1faff}, code_range{0x20000, 0x3fffd}};
 
 bool is_in(std::span<const code_range> ranges, char32_t c) {
   return std::ranges::any_of(ranges, [c](const code_range& r) { return c >= r.first && c <= r.last; });
@@ -160,7 +162,8 @@ void progress_line::show(std::string_view text) {
 
 std::string grouped(long long number) {
   auto digits = fmt::format("{}", number);
-  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3) digits.insert(static_cast<std::size_t>(at), 1, ',');
+  for (auto at = static_cast<std::ptrdiff_t>(digits.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3)
+    digits.insert(static_cast<std::size_t>(at), 1, ',');
   return digits;
 }
 

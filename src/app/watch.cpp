@@ -22,7 +22,8 @@ int for_each_table(const targets& at, const std::vector<std::string>& tables, st
     parameters.insert(parameters.end(), rest.begin(), rest.end());
     const auto done = session->run(statement, parameters);
     if (!done && postgres::sqlstate(done.error()) == "42P01")
-      return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders", visible(table)));
+      return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders",
+                                           visible(table)));
     if (!done) return tell(error{done.error().code, fmt::format("{}: {}", table, done.error().text), done.error().detail});
     fmt::print(stderr, "{} {}\n", said, visible(table));
   }

@@ -26,8 +26,8 @@ void append_rfc3339(std::string& out, unix_micros time) {
   last_text.clear();
   last_time = time;
   fmt::format_to(std::back_inserter(last_text), "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", static_cast<int>(date.year()),
-                 static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), clock.hours().count(),
-                 clock.minutes().count(), clock.seconds().count(), clock.subseconds().count());
+                 static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), clock.hours().count(), clock.minutes().count(),
+                 clock.seconds().count(), clock.subseconds().count());
   out += last_text;
 }
 

@@ -58,7 +58,9 @@ void add(counter which, std::uint64_t amount) {
 }
 
 void set(gauge which, std::int64_t value) { all().gauge_values[static_cast<std::size_t>(which)].store(value, std::memory_order_relaxed); }
-void adjust(gauge which, std::int64_t amount) { all().gauge_values[static_cast<std::size_t>(which)].fetch_add(amount, std::memory_order_relaxed); }
+void adjust(gauge which, std::int64_t amount) {
+  all().gauge_values[static_cast<std::size_t>(which)].fetch_add(amount, std::memory_order_relaxed);
+}
 
 std::uint64_t value(counter which) {
   const auto index = static_cast<std::size_t>(which);

@@ -11,8 +11,9 @@ enum class opcode : std::uint8_t { continuation = 0, text = 1, binary = 2, close
 
 /** Close codes that Postbus sends itself: RFC 6455 section 7.4.1, and 4000 on our own (errors.def says which error carries which). */
 namespace close_code {
-inline constexpr std::uint16_t normal = 1000, going_away = 1001, protocol_error = 1002, unsupported_data = 1003, none = 1005, invalid_data = 1007,
-                               policy = 1008, too_big = 1009, internal = 1011, try_again = 1013, too_slow = 4001, bad_frame = 4400;
+inline constexpr std::uint16_t normal = 1000, going_away = 1001, protocol_error = 1002, unsupported_data = 1003, none = 1005,
+                               invalid_data = 1007, policy = 1008, too_big = 1009, internal = 1011, try_again = 1013, too_slow = 4001,
+                               bad_frame = 4400;
 }
 
 inline constexpr std::size_t max_header_bytes = 14;

@@ -154,7 +154,8 @@ item parser::partial(std::span<char>& input) {
       s.taken = 0;
       if (!is_control(s.frame.op)) {
         if (s.in_message != (s.frame.op == opcode::continuation))
-          return broken(close_code::protocol_error, s.in_message ? "a new message began inside a fragmented one" : "a continuation without a beginning");
+          return broken(close_code::protocol_error,
+                        s.in_message ? "a new message began inside a fragmented one" : "a continuation without a beginning");
         if (s.frame.size > max_message_ - s.message.size()) return broken(close_code::too_big, too_big_text);
         if (!s.in_message) {
           s.message_op = s.frame.op;

@@ -5,8 +5,7 @@
 namespace postbus::bus {
 
 bool is_reserved(std::string_view channel) {
-  return channel.starts_with("table:") || channel.starts_with("task:") || channel.starts_with("cache:") ||
-         channel.starts_with("postbus:");
+  return channel.starts_with("table:") || channel.starts_with("task:") || channel.starts_with("cache:") || channel.starts_with("postbus:");
 }
 
 result<> check_channel(std::string_view channel) {

@@ -11,8 +11,8 @@
 namespace postbus::bus {
 namespace {
 
-constexpr std::array<std::string_view, 15> words{"message", "insert", "update", "delete", "truncate", "row",  "live",
-                                                 "enter",   "leave",  "schema", "task",   "value",    "gap", "reset", "ended"};
+constexpr std::array<std::string_view, 15> words{"message", "insert", "update", "delete", "truncate", "row",   "live", "enter",
+                                                 "leave",   "schema", "task",   "value",  "gap",      "reset", "ended"};
 constexpr std::size_t first_block_bytes = 512, last_block_bytes = 64 * 1024;
 
 }  // namespace
@@ -21,7 +21,8 @@ std::string_view to_text(kind k) { return words[static_cast<std::size_t>(k)]; }
 
 result<kind> parse_kind(std::string_view word) {
   const auto found = std::ranges::find(words, word);
-  if (found == words.end() || word == to_text(kind::ended)) return error{errc::invalid_argument, "no such kind of event: " + std::string{word}};
+  if (found == words.end() || word == to_text(kind::ended))
+    return error{errc::invalid_argument, "no such kind of event: " + std::string{word}};
   return static_cast<kind>(found - words.begin());
 }
 

@@ -12,7 +12,20 @@
 namespace postbus::bus {
 
 enum class kind : std::uint8_t {
-  message, insert, update, delete_, truncate, row, live, enter, leave, schema, task, value, gap, reset,
+  message,
+  insert,
+  update,
+  delete_,
+  truncate,
+  row,
+  live,
+  enter,
+  leave,
+  schema,
+  task,
+  value,
+  gap,
+  reset,
   ended,  ///< never on the wire: nothing more comes on this channel, and its subscribers find out why by themselves
 };
 

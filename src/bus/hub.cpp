@@ -135,7 +135,8 @@ struct hub::state {
   }
 
   // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
-  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e, bus::channels among = bus::channels::all) {
+  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e,
+                  bus::channels among = bus::channels::all) {
     auto& box = s.pending_;
     const bool ring = box.entries.empty();
     if (box.owners.empty() || box.owners.back() != owner) {
@@ -228,11 +229,13 @@ struct hub::state {
       // From before all that this process knows: what was derived from what came before may be wrong in any way.
       metrics::add(metrics::counter::resets);
       const auto to = given.events.empty() ? head : std::max(begun, floor);
-      given.events.insert(given.events.begin(), lone_event(name, kind::reset, reset_payload(to, "window"), to, now_micros(), floor_seq - 1));
+      given.events.insert(given.events.begin(),
+                          lone_event(name, kind::reset, reset_payload(to, "window"), to, now_micros(), floor_seq - 1));
     } else if (!complete) {
       metrics::add(metrics::counter::gaps_history);
       const auto to = given.events.empty() ? head : std::max(after, floor);
-      given.events.insert(given.events.begin(), lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
+      given.events.insert(given.events.begin(),
+                          lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
     }
     for (const auto& g : gaps) {
       if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
@@ -302,7 +305,8 @@ bool hub::publish(std::shared_ptr<batch> events) {
       }
       s.link(*channel, *e);
       for (const auto& to : channel->subscriptions) state::put(*to.where, owner, to.to, *e);
-      for (; derived && next < derived->events_.size() && events->events_[events->derived_from_[next]] == e; ++next) s.pass_on(derived, *derived->events_[next], *e);
+      for (; derived && next < derived->events_.size() && events->events_[events->derived_from_[next]] == e; ++next)
+        s.pass_on(derived, *derived->events_[next], *e);
     }
     events->derived_from_ = {};
     s.keep(std::move(events));

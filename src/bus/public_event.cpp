@@ -30,7 +30,8 @@ std::string to_json(const event& e) {
 
 namespace postbus::bus {
 
-static_assert(static_cast<int>(event_kind::reset) == static_cast<int>(kind::reset) && static_cast<int>(event_kind::message) == static_cast<int>(kind::message),
+static_assert(static_cast<int>(event_kind::reset) == static_cast<int>(kind::reset) &&
+                  static_cast<int>(event_kind::message) == static_cast<int>(kind::message),
               "the public kinds are the bus's, in its order");
 
 event_kind to_public(kind k) { return static_cast<event_kind>(k); }

@@ -12,7 +12,6 @@
 // A message under our prefix may come from anyone who may call pg_logical_emit_message. What postbus.post could not have
 // made (a reserved or malformed channel, text that is not UTF-8, json that is not JSON, or outside of a transaction) is dropped and counted; anything else cannot be told from a post.
 
-
 #include "changes/assembler.hpp"
 
 #include <algorithm>
@@ -29,9 +28,7 @@ namespace pgoutput = postgres::pgoutput;
 constexpr std::string_view prefix = "postbus:";
 constexpr std::size_t page_bytes = 8192, longest_page_header = 40;
 
-error broken(const char* what) {
-  return {errc::protocol, "the replication stream is broken; the connection will be made anew", what};
-}
+error broken(const char* what) { return {errc::protocol, "the replication stream is broken; the connection will be made anew", what}; }
 
 /**
  * A record never begins at a page boundary but after the page's header, so nothing can end within it. With this,
@@ -129,7 +126,8 @@ void assembler::number_new_events(std::size_t before) {
 
 void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent) {
   // Live transaction ids lie within 2^31 of each other.
-  wide_xid_ += static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
+  wide_xid_ +=
+      static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
   last_ = {commit_time, sent};
   open_ = true;
   dropping_ = false;

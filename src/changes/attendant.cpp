@@ -109,7 +109,9 @@ asio::awaitable<result<>> attendant::poke(postgres::connection& session) {
   if (poked) co_return result<>{};
   if (poked.error().code != errc::database) co_return poked.error();
   if (!std::exchange(poke_refused_, true))
-    log::warning("changes", "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that hurries them ({})",
+    log::warning("changes",
+                 "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that "
+                 "hurries them ({})",
                  poked.error().detail);
   while (policy_.polling()) policy_.polled(steady::time_point::max(), false);
   co_return result<>{};

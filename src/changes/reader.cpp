@@ -80,7 +80,7 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
                   .flush = options_.flush,
                   .poke = options_.poke,
                   .visibility = &visibility_,
-                   .on_health = [this](const slot_health& health) { measured(health); }}},
+                  .on_health = [this](const slot_health& health) { measured(health); }}},
       slots_{executor, options_.slot, [this](std::string what) { note(reader_state::waiting_for_slot, std::move(what)); }},
       window_{options_.window},
       retry_{std::random_device{}(), options_.retry},
@@ -284,9 +284,7 @@ asio::awaitable<result<>> reader::follow() {
 }
 
 /** What the server may forget of the WAL: what neither resuming listeners nor the tables of streams need any more. */
-std::uint64_t reader::acknowledge() {
-  return window_.acknowledge(steady::now(), options_.recorded ? options_.recorded() : UINT64_MAX);
-}
+std::uint64_t reader::acknowledge() { return window_.acknowledge(steady::now(), options_.recorded ? options_.recorded() : UINT64_MAX); }
 
 /** Takes every frame that is here. */
 asio::awaitable<result<>> reader::drain() {
@@ -298,7 +296,8 @@ asio::awaitable<result<>> reader::drain() {
     const auto& frame = **next;
     const auto* const data = std::get_if<pgoutput::xlog_data>(&frame);
     if (data) bytes += data->payload.size();
-    auto taken = data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
+    auto taken =
+        data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
     if (!taken) co_return taken;
   }
   metrics::add(metrics::counter::wal_bytes, bytes);
@@ -314,11 +313,15 @@ void reader::note_streamed(const bus::batch& events) {
 asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
   for (;;) {
     // Not the hub's head: that may stand within a transaction that is published in pieces.
-    if (stopped_ || (begun_ && last_applied_.epoch != epoch)) co_return error{errc::unavailable, "the stream of changes broke off: start over"};
+    if (stopped_ || (begun_ && last_applied_.epoch != epoch))
+      co_return error{errc::unavailable, "the stream of changes broke off: start over"};
     if (begun_ && last_applied_.lsn >= lsn) co_return result<>{};
-    if (steady::now() >= deadline) co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
+    if (steady::now() >= deadline)
+      co_return error{errc::timed_out, "the stream of changes is too far behind for a snapshot; come back in a while"};
     asio::steady_timer limit{advanced_.get_executor(), deadline};
-    limit.async_wait([this](boost::system::error_code ended) { if (!ended) advanced_.cancel(); });
+    limit.async_wait([this](boost::system::error_code ended) {
+      if (!ended) advanced_.cancel();
+    });
     co_await advanced_.async_wait(asio::as_tuple(asio::use_awaitable));
   }
 }
@@ -329,7 +332,8 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   if (!wanted) co_return wanted.error();
   if (assembler_.republished() && !assembler_.in_transaction()) {
     slots_.poisoned();
-    co_return error{errc::unavailable, "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
+    co_return error{errc::unavailable,
+                    "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
   }
   if (!was_open && assembler_.in_transaction()) {
     const auto& last = assembler_.last();

@@ -47,11 +47,11 @@ struct reader_status {
   reader_state state{reader_state::connecting};
   std::string problem;  ///< why it does not stream; safe to show; empty while it does
   std::string slot;
-  bool permanent{};     ///< the slot outlives this process
+  bool permanent{};  ///< the slot outlives this process
   postgres::system_identity identity;
   int server_version{};
-  bus::position applied;       ///< everything up to here has been published
-  unix_micros last_commit{};   ///< commit time of the last transaction read, by the server's clock; 0: none yet
+  bus::position applied;  ///< everything up to here has been published
+  unix_micros last_commit{};  ///< commit time of the last transaction read, by the server's clock; 0: none yet
   std::uint64_t reconnects{};
   bool ready() const { return state == reader_state::streaming; }
 };
@@ -121,10 +121,10 @@ private:
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};
   bus::position last_applied_{};  ///< what the hub was told last
-  std::uint64_t resume_lsn_{};    ///< where a permanent slot goes on in this process; 0: nowhere yet
-  std::uint64_t catch_up_to_{};   ///< until here listeners wait; 0: they are served
-  bool begun_{};       ///< the hub has been given a first position
-  bool caught_up_{};   ///< the server had nothing more to send
+  std::uint64_t resume_lsn_{};  ///< where a permanent slot goes on in this process; 0: nowhere yet
+  std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
+  bool begun_{};  ///< the hub has been given a first position
+  bool caught_up_{};  ///< the server had nothing more to send
   bool stopped_{};
 
   mutable std::mutex guard_;  // of status_

@@ -106,7 +106,8 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         chosen.goes_on = true;
         chosen.lost = resume_lsn != 0 && facts->confirmed_lsn > resume_lsn;
         if (!facts->recorded)  // it was made, and its maker died before this
-          if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded) co_return recorded.error();
+          if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
+            co_return recorded.error();
         stream.use_slot(facts->name, std::max(resume_lsn, facts->confirmed_lsn));
         reader_pid_ = stream.backend_pid();
         co_return chosen;
@@ -115,9 +116,11 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
       case slot_plan::step::make: {
         chosen.permanent = true;
         chosen.lost = plan.next == slot_plan::step::make_anew;
-        if (auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name); !dropped) co_return dropped.error();
+        if (auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name); !dropped)
+          co_return dropped.error();
         if (auto made = co_await make(ordinary, stream, facts->name, lifetime::permanent); !made) co_return made.error();
-        if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded) co_return recorded.error();
+        if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
+          co_return recorded.error();
         past_.poisoned = past_.given_up = false;
         reader_pid_ = stream.backend_pid();
         co_return chosen;
@@ -135,7 +138,8 @@ asio::awaitable<std::string> slot_keeper::running_writers(postgres::connection& 
   co_return text;
 }
 
-asio::awaitable<result<>> slot_keeper::make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name, lifetime l) {
+asio::awaitable<result<>> slot_keeper::make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name,
+                                            lifetime l) {
   const auto writers = co_await running_writers(ordinary);
   if (!writers.empty()) {
     waiting_("a new replication slot waits for the end of running transactions: " + writers);
@@ -144,9 +148,9 @@ asio::awaitable<result<>> slot_keeper::make(postgres::connection& ordinary, post
   auto made = co_await stream.create_slot(std::move(name), l);
   if (made || made.error().code != errc::timed_out) co_return made;
   const auto still = co_await running_writers(ordinary);
-  co_return error{errc::timed_out,
-                  still.empty() ? "the replication slot was not ready in time"
-                                : "the replication slot waits for running transactions: end them, or wait for them: " + still};
+  co_return error{errc::timed_out, still.empty()
+                                       ? "the replication slot was not ready in time"
+                                       : "the replication slot waits for running transactions: end them, or wait for them: " + still};
 }
 
 }  // namespace postbus::changes

@@ -33,7 +33,8 @@ public:
    * Readies a slot on `stream`. One that is gone on with is read from `resume_lsn`, 0: from where it was acknowledged.
    * errc::timed_out: transactions that write keep a new slot waiting; errc::unsupported: see plan_slot's `refuse`.
    */
-  boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream, std::uint64_t resume_lsn);
+  boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream,
+                                              std::uint64_t resume_lsn);
 
   /** The permanent slot's history cannot be decoded any more. */
   void poisoned() { past_.poisoned = true; }

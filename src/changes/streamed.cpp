@@ -24,9 +24,7 @@ struct head {
 /** Bytes written, and read, at once. */
 constexpr std::size_t piece = 1u << 20;
 
-error broken(const char* what) {
-  return {errc::protocol, "the replication stream is broken; the connection will be made anew", what};
-}
+error broken(const char* what) { return {errc::protocol, "the replication stream is broken; the connection will be made anew", what}; }
 
 int open_unnamed(const std::string& wanted) {
   const char* folder = wanted.c_str();
@@ -92,7 +90,8 @@ result<std::string_view> kept_transaction::bytes(std::size_t count) {
         window_.resize(before);
         continue;
       }
-      if (got <= 0) return error{errc::io, "a large transaction's temporary file cannot be read", got < 0 ? std::strerror(errno) : "it is short"};
+      if (got <= 0)
+        return error{errc::io, "a large transaction's temporary file cannot be read", got < 0 ? std::strerror(errno) : "it is short"};
       window_.resize(before + static_cast<std::size_t>(got));
       read_ += static_cast<std::uint64_t>(got);
     } else if (!std::exchange(from_memory_, true)) {
@@ -139,7 +138,8 @@ result<> streamed_transactions::take(std::string_view payload) {
   }
   const bool had = open_->lost().empty();
   open_->add(**message);
-  if (had && !open_->lost().empty()) log::error("changes", "a large transaction cannot be kept and will be told as a gap when it commits: {}", open_->lost());
+  if (had && !open_->lost().empty())
+    log::error("changes", "a large transaction cannot be kept and will be told as a gap when it commits: {}", open_->lost());
   return {};
 }
 

@@ -27,9 +27,7 @@
 
 namespace postbus::changes {
 
-bool snapshot::sees(std::uint64_t xid) const {
-  return xid < xmin || (xid < xmax && !std::ranges::binary_search(running, xid));
-}
+bool snapshot::sees(std::uint64_t xid) const { return xid < xmin || (xid < xmax && !std::ranges::binary_search(running, xid)); }
 
 result<snapshot> snapshot::parse(std::string_view text) {
   const error broken{errc::protocol, "the database told no snapshot"};
@@ -112,10 +110,13 @@ visibility::fill::~fill() {
 }
 
 result<> visibility::fill::arrived(snapshot s) {
-  if (lost_) return error{errc::unavailable, "the stream of changes has just begun, or has more under way than can be told apart; come back in a moment"};
+  if (lost_)
+    return error{errc::unavailable,
+                 "the stream of changes has just begun, or has more under way than can be told apart; come back in a moment"};
   const auto unseen = std::ranges::find_if(of_.suspects_, [&](const writer& w) { return !s.sees(w.xid); });
   if (unseen != of_.suspects_.end())
-    return error{errc::unavailable, "a snapshot must wait for a transaction that was under way when this gateway began to read: " + unseen->who};
+    return error{errc::unavailable,
+                 "a snapshot must wait for a transaction that was under way when this gateway began to read: " + unseen->who};
   const auto first = std::ranges::find_if(of_.recent_, [&](const entry& e) { return !s.sees(e.xid); });
   if (first != of_.recent_.end()) first_ = first->at;
   taken_ = s;

@@ -32,19 +32,23 @@ remote::gateway_url parse_or_throw(std::string_view url) {
 /** A header field's value cannot hold a line end: it would begin a field of its own. */
 void check_token(std::string_view token) {
   for (const char c : token)
-    if (c <= ' ' || c > '~') throw std::invalid_argument{"the token holds a byte that no token has (a line end, perhaps): give the bare text"};
+    if (c <= ' ' || c > '~')
+      throw std::invalid_argument{"the token holds a byte that no token has (a line end, perhaps): give the bare text"};
 }
 
 }  // namespace
 
 struct client::impl {
-  impl(std::string_view url, client_options how) : to{parse_or_throw(url), how.token, how.ca_file}, options{std::move(how)} { check_token(to.token); }
+  impl(std::string_view url, client_options how) : to{parse_or_throw(url), how.token, how.ca_file}, options{std::move(how)} {
+    check_token(to.token);
+  }
 
   /**
    * One request over the kept connection. A request is written once: when a kept connection breaks under it nobody knows
    * whether the gateway took it, and posting twice delivers twice. Hence the look at the socket before it is used again.
    */
-  result<remote::http_response> request(std::string_view method, std::string_view target, std::string_view media_type, std::string_view body) {
+  result<remote::http_response> request(std::string_view method, std::string_view target, std::string_view media_type,
+                                        std::string_view body) {
     const auto deadline = steady::now() + options.request_timeout;
     if (kept && !kept->is_idle_and_open()) kept.reset();
     if (!kept) {
@@ -57,8 +61,8 @@ struct client::impl {
     return answer;
   }
 
-  result<remote::http_response> exchange(std::string_view method, std::string_view target, std::string_view media_type, std::string_view body,
-                                         steady::time_point deadline) {
+  result<remote::http_response> exchange(std::string_view method, std::string_view target, std::string_view media_type,
+                                         std::string_view body, steady::time_point deadline) {
     auto text = remote::request_head(to, method, target);
     if (!media_type.empty()) text += fmt::format("Content-Type: {}\r\nContent-Length: {}\r\n", media_type, body.size());
     text += "\r\n";
@@ -70,7 +74,8 @@ struct client::impl {
     while (!answer.complete()) {
       const auto got = kept->read_some(block.data(), block.size(), deadline);
       if (!got) return sent ? got.error() : sent.error();
-      if (got->is == remote::read_outcome::what::timed_out) return error{errc::timed_out, fmt::format("{} did not answer in time", to.url.text())};
+      if (got->is == remote::read_outcome::what::timed_out)
+        return error{errc::timed_out, fmt::format("{} did not answer in time", to.url.text())};
       if (got->is == remote::read_outcome::what::end) {
         if (!answer.begun()) return error{errc::io, fmt::format("{} closed the connection without an answer", to.url.text())};
         if (const auto whole = answer.end(); !whole) return whole.error();
@@ -106,7 +111,9 @@ client::client(client&&) noexcept = default;
 client& client::operator=(client&&) noexcept = default;
 client::~client() = default;
 
-std::string client::post(std::string_view channel, std::string_view payload) & { return impl_->post(channel, "text/plain; charset=utf-8", payload); }
+std::string client::post(std::string_view channel, std::string_view payload) & {
+  return impl_->post(channel, "text/plain; charset=utf-8", payload);
+}
 std::string client::post_json(std::string_view channel, std::string_view json) & { return impl_->post(channel, "application/json", json); }
 
 listener client::listen(std::vector<std::string> channels, listen_options options) const {
@@ -121,8 +128,10 @@ subscription client::listen(std::vector<std::string> channels, std::function<voi
 
 void client::ack(std::string_view channel, std::string_view consumer, std::string_view position) & {
   const std::lock_guard lock{impl_->guard};
-  const auto answer = impl_->request("POST", fmt::format("/v1/channels/{}/ack?consumer={}&position={}", remote::percent_encode(channel),
-                                                         remote::percent_encode(consumer), remote::percent_encode(position)), "text/plain", {});
+  const auto answer = impl_->request("POST",
+                                     fmt::format("/v1/channels/{}/ack?consumer={}&position={}", remote::percent_encode(channel),
+                                                 remote::percent_encode(consumer), remote::percent_encode(position)),
+                                     "text/plain", {});
   if (!answer) remote::raise(answer.error());
   if (answer->status() < 200 || answer->status() > 299) remote::raise(remote::problem_of(*answer));
 }

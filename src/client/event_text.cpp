@@ -166,12 +166,13 @@ result<server_message> parse_server_message(std::string_view frame) {
   confirmed_message out;
   if (ok.empty() || !parse_id(id, out.id)) return unreadable();
   bool readable = true;
-  if (!for_each_member(ok, [&](std::string_view name, std::string_view value) {
-        if (name != "position") return;
-        auto position = parse_json_string(value);
-        readable = position.has_value();
-        if (readable) out.position = std::move(*position);
-      }) ||
+  if (!for_each_member(ok,
+                       [&](std::string_view name, std::string_view value) {
+                         if (name != "position") return;
+                         auto position = parse_json_string(value);
+                         readable = position.has_value();
+                         if (readable) out.position = std::move(*position);
+                       }) ||
       !readable)
     return unreadable();
   return server_message{std::move(out)};

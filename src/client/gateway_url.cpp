@@ -26,7 +26,8 @@ std::string gateway_url::text() const { return (tls ? "https://" : "http://") + 
 
 result<gateway_url> parse_gateway_url(std::string_view text) {
   const auto refuse = [](std::string_view why) {
-    return error{errc::invalid_argument, "a gateway's URL looks like http://127.0.0.1:7432 or https://bus.example.com: " + std::string{why}};
+    return error{errc::invalid_argument,
+                 "a gateway's URL looks like http://127.0.0.1:7432 or https://bus.example.com: " + std::string{why}};
   };
   const auto parsed = boost::urls::parse_uri(boost::core::string_view{text.data(), text.size()});
   if (!parsed) return refuse("this one does not parse");

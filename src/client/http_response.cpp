@@ -82,7 +82,8 @@ result<> http_response::parse_head(std::string_view head) {
 
 result<> http_response::take_chunk_size(std::string_view line) {
   if (!parse_number(trim(line.substr(0, line.find(';'))), left_, 16)) return broken("chunk size");
-  if (left_ > body_limit_ - std::min(body_limit_, body_.size())) return error{errc::too_large, "the gateway's answer is larger than this program takes"};
+  if (left_ > body_limit_ - std::min(body_limit_, body_.size()))
+    return error{errc::too_large, "the gateway's answer is larger than this program takes"};
   stage_ = left_ == 0 ? stage::trailers : stage::chunk_data;
   return {};
 }

@@ -17,7 +17,8 @@ bool is_final_status(int status) { return status >= 300 && status < 500 && statu
 
 }  // namespace
 
-listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of, std::string consumer)
+listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed,
+                               listen_filter of, std::string consumer)
     : after_{std::move(after)}, consumer_{std::move(consumer)}, random_{seed} {
   for (auto& name : channels) {
     if (std::ranges::any_of(channels_, [&](const channel& c) { return c.name == name; })) continue;

@@ -44,7 +44,8 @@ public:
   static constexpr std::chrono::milliseconds first_pause{100}, longest_pause{10'000}, drain_spread{1'000};
 
   /** `after` is "", "now", "beginning" or a position; `known` positions win over it, channel by channel. */
-  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of = {}, std::string consumer = {});
+  listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed, listen_filter of = {},
+                 std::string consumer = {});
 
   /** A WebSocket is open: the text frames to send. */
   std::vector<std::string> opened();

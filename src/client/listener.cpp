@@ -29,14 +29,17 @@ listener::impl::impl(remote::link_settings target, client_options client_how, st
       how{std::move(client_how)},
       options{std::move(listen_how)},
       file{options.resume_file.empty() ? std::nullopt : std::optional{remote::resume_file{options.resume_file}}},
-      session{channels, options.after, load(file), random_seed(), {options.where, options.columns, options.maybe, options.snapshot}, options.consumer} {
+      session{channels,        options.after, load(file), random_seed(), {options.where, options.columns, options.maybe, options.snapshot},
+              options.consumer} {
   if (channels.empty()) remote::raise({errc::invalid_argument, "name at least one channel to listen on"});
   for (const auto& channel : channels)
     if (const auto fine = bus::check_channel(channel); !fine) remote::raise(fine.error());
   if (!options.consumer.empty() && (!options.after.empty() || file))
     remote::raise({errc::invalid_argument, "a consumer goes on where it acknowledged: give no position and no resume file"});
   if (!options.consumer.empty() && (!options.where.empty() || !options.columns.empty() || options.maybe || options.snapshot))
-    remote::raise({errc::invalid_argument, "a consumer reads a stream, which has no rows to filter or to begin with: give no `where`, `columns`, `maybe` or `snapshot`"});
+    remote::raise(
+        {errc::invalid_argument,
+         "a consumer reads a stream, which has no rows to filter or to begin with: give no `where`, `columns`, `maybe` or `snapshot`"});
   if (const auto from = bus::parse_start(options.after); !from) remote::raise(from.error());
   // Channels of earlier runs that are not listened on now keep their line in the file.
   handled = load(file);

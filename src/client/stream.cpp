@@ -107,7 +107,9 @@ struct stream::impl {
     SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
     const int trusted = ca_file.empty() ? SSL_CTX_set_default_verify_paths(context.get())
                                         : SSL_CTX_load_verify_locations(context.get(), ca_file.c_str(), nullptr);
-    if (trusted != 1) return error{errc::invalid_argument, fmt::format("cannot read trusted certificates from {}", ca_file.empty() ? "the system" : ca_file)};
+    if (trusted != 1)
+      return error{errc::invalid_argument,
+                   fmt::format("cannot read trusted certificates from {}", ca_file.empty() ? "the system" : ca_file)};
     session.reset(SSL_new(context.get()));
     BIO* const in = BIO_new(BIO_s_mem());
     BIO* const out = BIO_new(BIO_s_mem());
@@ -129,7 +131,8 @@ struct stream::impl {
       if (!got) return got.error();
       if (got->is == read_outcome::what::woken) return stopped();
       if (got->is == read_outcome::what::timed_out) return error{errc::timed_out, fmt::format("{}: no answer to the TLS handshake", where)};
-      if (got->is == read_outcome::what::end) return error{errc::io, fmt::format("{}: closed during the TLS handshake; does it speak https?", where)};
+      if (got->is == read_outcome::what::end)
+        return error{errc::io, fmt::format("{}: closed during the TLS handshake; does it speak https?", where)};
     }
   }
 

@@ -23,7 +23,8 @@ std::string random_key() {
 }
 
 std::string describe_close(std::uint16_t code, std::string_view reason) {
-  std::string out = code == websocket::close_code::none ? "the gateway closed the connection" : fmt::format("the gateway closed with {}", code);
+  std::string out =
+      code == websocket::close_code::none ? "the gateway closed the connection" : fmt::format("the gateway closed with {}", code);
   if (!reason.empty()) out += fmt::format(": {}", reason);
   return out;
 }
@@ -58,9 +59,10 @@ result<websocket_link> websocket_link::open(const link_settings& to, steady::tim
   auto connection = stream::connect(to.url, to.ca_file, deadline, wake);
   if (!connection) return connection.error();
   const auto key = random_key();
-  const auto request = request_head(to, "GET", "/v1/ws") + fmt::format("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                                                                       "Sec-WebSocket-Key: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
-                                                                       key, websocket::subprotocol);
+  const auto request = request_head(to, "GET", "/v1/ws") + fmt::format(
+                                                               "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                                               "Sec-WebSocket-Key: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+                                                               key, websocket::subprotocol);
   if (const auto sent = connection->write_all(request, deadline); !sent) return sent.error();
 
   http_response answer{64 * 1024};
@@ -93,7 +95,9 @@ result<> websocket_link::send_frame(websocket::opcode op, std::string_view paylo
   return stream_.write_all(frame, deadline);
 }
 
-result<> websocket_link::send(std::string_view text, steady::time_point deadline) { return send_frame(websocket::opcode::text, text, deadline); }
+result<> websocket_link::send(std::string_view text, steady::time_point deadline) {
+  return send_frame(websocket::opcode::text, text, deadline);
+}
 
 websocket_link::incoming websocket_link::ended(std::uint16_t code, std::string_view reason) {
   return {.is = incoming::what::ended, .text = {}, .end = {.close_code = code, .why = {code_of_close(code), describe_close(code, reason)}}};
@@ -112,7 +116,8 @@ websocket_link::incoming websocket_link::next(steady::time_point deadline) {
       switch (found.is) {
         case what::text: return {.is = incoming::what::text, .text = found.payload, .end = {}};
         case what::ping:
-          if (const auto sent = send_frame(websocket::opcode::pong, found.payload, steady::now() + patience); !sent) return broken_off(sent.error());
+          if (const auto sent = send_frame(websocket::opcode::pong, found.payload, steady::now() + patience); !sent)
+            return broken_off(sent.error());
           break;
         case what::close: {
           const std::string reason{found.payload};

@@ -172,7 +172,8 @@ void embedded_hub::impl::stop_all() {
 
 // ------------------------------------------------------------------------------------------------------ subscriptions
 
-std::shared_ptr<hub_subscription::impl> embedded_hub::impl::listen(std::string channel, std::function<void(const event&)> handler, bus::start from) {
+std::shared_ptr<hub_subscription::impl> embedded_hub::impl::listen(std::string channel, std::function<void(const event&)> handler,
+                                                                   bus::start from) {
   auto made = std::make_shared<hub_subscription::impl>(std::move(channel), std::move(handler), handlers);
   if (const auto done = wait_for(subscribe(made, std::move(from))); !done) raise(done.error());
   return made;

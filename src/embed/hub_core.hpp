@@ -75,7 +75,8 @@ struct embedded_hub::impl {
 
 /** One listener: the shard calls it on the loop's thread, the dispatcher calls its handler. */
 struct hub_subscription::impl : bus::listener {
-  impl(std::string name, std::function<void(const event&)> to, embed::dispatcher& through) : channel{std::move(name)}, target{std::make_shared<embed::target>(std::move(to))}, handlers{&through} {}
+  impl(std::string name, std::function<void(const event&)> to, embed::dispatcher& through)
+      : channel{std::move(name)}, target{std::make_shared<embed::target>(std::move(to))}, handlers{&through} {}
   void on_event(bus::topic&, const bus::event_ref& e) override { handlers->push(target, e); }
 
   std::string channel;

@@ -26,7 +26,8 @@ using literals = std::map<std::string, std::vector<std::string>, std::less<>>;
 void gather(const filter_part& part, literals& into) {
   if (part.is == filter_part::op::compare || part.is == filter_part::op::in)
     for (const auto& one : part.literals)
-      if (auto& of = into[part.column]; one.is != literal::what::null && std::ranges::find(of, one.text) == of.end()) of.push_back(one.text);
+      if (auto& of = into[part.column]; one.is != literal::what::null && std::ranges::find(of, one.text) == of.end())
+        of.push_back(one.text);
   for (const auto& one : part.parts) gather(one, into);
 }
 
@@ -53,7 +54,11 @@ table_facts read(const postgres::rows& found) {
       std::from_chars(text.data(), text.data() + text.size(), value);
       return value;
     };
-    column_facts c{.name = std::string{found.text(row, 0)}, .type = number(1), .type_name = std::string{found.text(row, 4)}, .quoted = std::string{found.text(row, 17)}, .cast = std::string{found.text(row, 5)}};
+    column_facts c{.name = std::string{found.text(row, 0)},
+                   .type = number(1),
+                   .type_name = std::string{found.text(row, 4)},
+                   .quoted = std::string{found.text(row, 17)},
+                   .cast = std::string{found.text(row, 5)}};
     c.kind = found.is_true(row, 3) ? comparable::enumeration : comparable_of(number(2));
     c.equality = found.is_true(row, 6);
     c.ordered = !is_text(c.kind) || found.is_true(row, 7);
@@ -76,8 +81,9 @@ asio::awaitable<result<table_facts>> ask(postgres::connection& session, const st
   for (const auto& [column, values] : wanted) list[column] = json::array(values.begin(), values.end());
   const auto text = json::serialize(list);
   const postgres::parameter parameters[] = {channel, text};
-  const postgres::connection::statement statements[] = {{.sql = embedded_sql::find("statements/feeds/canonical_text.sql"), .parameters = {}, .with_next = true},
-                                                        {.sql = embedded_sql::find("statements/feeds/bind.sql"), .parameters = parameters}};
+  const postgres::connection::statement statements[] = {
+      {.sql = embedded_sql::find("statements/feeds/canonical_text.sql"), .parameters = {}, .with_next = true},
+      {.sql = embedded_sql::find("statements/feeds/bind.sql"), .parameters = parameters}};
   auto answers = co_await session.pipeline(statements, deadline);
   if (!answers) co_return answers.error();
   auto& found = answers->back();
@@ -97,7 +103,9 @@ asio::awaitable<result<table_facts>> find_culprit(postgres::connection& session,
       if (one.error().code != errc::database) co_return one;
       const auto of = std::ranges::find(types->columns, column, &column_facts::name);
       const auto type = of == types->columns.end() ? std::string{"its type"} : of->type_name;
-      co_return error{errc::invalid_argument, fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, type, column), one.error().detail};
+      co_return error{errc::invalid_argument,
+                      fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, type, column),
+                      one.error().detail};
     }
   co_return error{errc::database, "the database could not read the filter's literals"};
 }
@@ -123,8 +131,10 @@ std::string fix(const table_facts& t, const predicate& filter) {
     if (!c->not_null) not_null += fmt::format("alter table {} alter {} set not null; ", t.name, c->quoted);
   }
   if (!keyed) return full;
-  return fmt::format("{0}create unique index postbus_identity on {1} ({2}); alter table {1} replica identity using index postbus_identity; or, where a column may be null or large: {3}",
-                     not_null, t.name, list(columns), full);
+  return fmt::format(
+      "{0}create unique index postbus_identity on {1} ({2}); alter table {1} replica identity using index postbus_identity; or, where a "
+      "column may be null or large: {3}",
+      not_null, t.name, list(columns), full);
 }
 
 }  // namespace
@@ -145,7 +155,8 @@ asio::awaitable<result<view::parts>> bind_view(postgres::connection& session, st
   const auto& t = *found;
 
   if (asked.columns) {
-    if (asked.columns->empty()) co_return error{errc::invalid_argument, "`columns` names at least one column, or is left out for all of them"};
+    if (asked.columns->empty())
+      co_return error{errc::invalid_argument, "`columns` names at least one column, or is left out for all of them"};
     for (const auto& name : *asked.columns) {
       const auto c = std::ranges::find(t.columns, name, &column_facts::name);
       if (c == t.columns.end() || c->hidden) co_return error{errc::invalid_argument, fmt::format("the feed has no column {}", name)};

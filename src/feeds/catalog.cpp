@@ -63,7 +63,8 @@ asio::awaitable<result<std::vector<watched_table>>> database_catalog::watched(st
     auto found = co_await ask("statements/feeds/watched.sql", visible_xid == 0 ? postgres::parameter{} : postgres::parameter{xid});
     if (!found) co_return found.error();
     if (!found->is_true(0, 6) && steady::now() > limit)
-      co_return error{errc::timed_out, "a change of the watched tables is committed and cannot be seen yet: does it wait for a synchronous standby?"};
+      co_return error{errc::timed_out,
+                      "a change of the watched tables is committed and cannot be seen yet: does it wait for a synchronous standby?"};
     if (found->is_true(0, 6)) {
       std::vector<watched_table> all;
       for (std::size_t row = 0; row < found->size() && found->get(row, 0); ++row) {

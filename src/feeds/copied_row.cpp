@@ -9,7 +9,8 @@
 
 namespace postbus::feeds {
 
-copied_rows::copied_rows(std::string_view schema, std::string_view table, const std::vector<column>& columns, type_table types) : types_{std::move(types)} {
+copied_rows::copied_rows(std::string_view schema, std::string_view table, const std::vector<column>& columns, type_table types)
+    : types_{std::move(types)} {
   head_ = R"({"schema":)";
   append_json_string(head_, schema);
   head_ += R"(,"table":)";

@@ -49,14 +49,17 @@ public:
 
 private:
   error wrong(std::string_view what) const { return wrong(what, now_.at); }
-  error wrong(std::string_view what, std::size_t at) const { return {errc::invalid_argument, fmt::format("{}, at character {}: {}", what_, at, what)}; }
+  error wrong(std::string_view what, std::size_t at) const {
+    return {errc::invalid_argument, fmt::format("{}, at character {}: {}", what_, at, what)};
+  }
 
   bool is_word(std::string_view word) const { return now_.is == token_kind::name && now_.text == word; }
   bool is_symbol(std::string_view symbol) const { return now_.is == token_kind::symbol && now_.text == symbol; }
 
   result<> quoted(char quote) {
     for (++place_;; ++place_) {
-      if (place_ == text_.size()) return wrong(quote == '\'' ? "the text that begins here has no closing quote" : "the name that begins here has no closing quote");
+      if (place_ == text_.size())
+        return wrong(quote == '\'' ? "the text that begins here has no closing quote" : "the name that begins here has no closing quote");
       if (text_[place_] == quote) {
         ++place_;
         if (place_ == text_.size() || text_[place_] != quote) break;  // two stand for one
@@ -92,7 +95,8 @@ private:
     const char next = place_ + 1 < text_.size() ? text_[place_ + 1] : '\0';
     if (begins_name(c)) {
       now_.is = token_kind::name;
-      for (; place_ < text_.size() && (begins_name(text_[place_]) || is_digit(text_[place_]) || text_[place_] == '$'); ++place_) now_.text += ascii_lower(text_[place_]);
+      for (; place_ < text_.size() && (begins_name(text_[place_]) || is_digit(text_[place_]) || text_[place_] == '$'); ++place_)
+        now_.text += ascii_lower(text_[place_]);
     } else if (c == '"') {
       now_.is = token_kind::quoted_name;
       return quoted('"');
@@ -102,7 +106,8 @@ private:
     } else if (is_digit(c) || ((c == '-' || c == '+') && (is_digit(next) || next == '.')) || (c == '.' && is_digit(next))) {
       now_.is = token_kind::number;
       number();
-      if (place_ < text_.size() && (begins_name(text_[place_]) || is_digit(text_[place_]) || text_[place_] == '.')) return wrong("this is no number");
+      if (place_ < text_.size() && (begins_name(text_[place_]) || is_digit(text_[place_]) || text_[place_] == '.'))
+        return wrong("this is no number");
       if (std::ranges::none_of(now_.text, is_digit)) return wrong("this is no number");
     } else {
       static constexpr std::string_view symbols[] = {"<=", ">=", "<>", "!=", "=", "<", ">", "(", ")", ","};
@@ -178,7 +183,8 @@ private:
 
   result<filter_part> condition() {
     if ((now_.is != token_kind::name && now_.is != token_kind::quoted_name) || at_keyword())
-      return wrong(now_.is == token_kind::end ? "a condition is expected here" : "the name of a column is expected here; a literal stands to the right of its comparison");
+      return wrong(now_.is == token_kind::end ? "a condition is expected here"
+                                              : "the name of a column is expected here; a literal stands to the right of its comparison");
     filter_part made{.is = filter_part::op::compare, .column = now_.text, .at = now_.at, .literals = {}, .parts = {}};
     if (auto ok = advance(); !ok) return ok.error();
     if (is_word("is")) return null_test(std::move(made));
@@ -193,8 +199,9 @@ private:
       std::string_view text;
       comparison how;
     };
-    static constexpr spelling spellings[] = {{"=", comparison::equal}, {"<>", comparison::not_equal}, {"!=", comparison::not_equal}, {"<", comparison::less},
-                                             {"<=", comparison::less_equal}, {">", comparison::greater}, {">=", comparison::greater_equal}};
+    static constexpr spelling spellings[] = {
+        {"=", comparison::equal},       {"<>", comparison::not_equal}, {"!=", comparison::not_equal},    {"<", comparison::less},
+        {"<=", comparison::less_equal}, {">", comparison::greater},    {">=", comparison::greater_equal}};
     const auto found = std::ranges::find_if(spellings, [&](const spelling& s) { return is_symbol(s.text); });
     if (found == std::end(spellings)) {  // a boolean column by itself
       made.literals.push_back({.is = literal::what::boolean, .text = "true", .at = made.at});
@@ -249,14 +256,16 @@ private:
       if (auto ok = advance(); !ok) return ok.error();
       if (now_.is != token_kind::text) return wrong("one character is expected here, as 'text'");
       made.escape = now_.text;
-      if (std::ranges::count_if(made.escape, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }) > 1) return wrong("ESCAPE takes one character, or none");
+      if (std::ranges::count_if(made.escape, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }) > 1)
+        return wrong("ESCAPE takes one character, or none");
       if (auto ok = advance(); !ok) return ok.error();
     }
     const std::string_view all = made.literals.front().text;
     if (all.size() > max_like_bytes) return wrong(fmt::format("a pattern has at most {} bytes", max_like_bytes), at);
     if (!made.escape.empty())
       for (std::size_t i = 0; i < all.size(); ++i)
-        if (all.substr(i).starts_with(made.escape) && (i += made.escape.size()) >= all.size()) return wrong("a pattern must not end with its escape character", at);
+        if (all.substr(i).starts_with(made.escape) && (i += made.escape.size()) >= all.size())
+          return wrong("a pattern must not end with its escape character", at);
     return made;
   }
 
@@ -275,7 +284,8 @@ result<filter_part> parse_filter(std::string_view text) {
 }
 
 result<std::vector<std::string>> parse_names(std::string_view text) {
-  if (text.size() > max_filter_bytes || !is_utf8(text) || text.contains('\0')) return error{errc::invalid_argument, "`columns` is too long, or no UTF-8"};
+  if (text.size() > max_filter_bytes || !is_utf8(text) || text.contains('\0'))
+    return error{errc::invalid_argument, "`columns` is too long, or no UTF-8"};
   return parser{text, "`columns`"}.parse_names();
 }
 

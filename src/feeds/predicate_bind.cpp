@@ -12,7 +12,9 @@ namespace {
 
 using op = filter_part::op;
 
-error wrong(std::size_t at, std::string_view what) { return {errc::invalid_argument, fmt::format("the filter, at character {}: {}", at, what)}; }
+error wrong(std::size_t at, std::string_view what) {
+  return {errc::invalid_argument, fmt::format("the filter, at character {}: {}", at, what)};
+}
 
 std::string_view spelling(comparison how) {
   switch (how) {
@@ -37,7 +39,8 @@ std::string names_of(std::span<const column_facts> columns) {
 
 class predicate_binder {
 public:
-  predicate_binder(std::span<const column_facts> columns, const predicate::canonical_text& canonical) : facts_{columns}, canonical_{canonical} {}
+  predicate_binder(std::span<const column_facts> columns, const predicate::canonical_text& canonical)
+      : facts_{columns}, canonical_{canonical} {}
 
   result<predicate> bind(const filter_part& written) {
     auto text = add(written);
@@ -73,7 +76,8 @@ private:
 
   result<std::string> condition(const filter_part& part, std::size_t at) {
     const auto found = std::ranges::find(facts_, part.column, &column_facts::name);
-    if (found == facts_.end() || found->hidden) return wrong(part.at, fmt::format("the feed has no column {}; it has: {}", part.column, names_of(facts_)));
+    if (found == facts_.end() || found->hidden)
+      return wrong(part.at, fmt::format("the feed has no column {}; it has: {}", part.column, names_of(facts_)));
     const auto& c = *found;
     if (part.is != op::is_null)
       if (auto fits = check(part, c); !fits) return fits.error();
@@ -102,7 +106,8 @@ private:
       }
       const auto canonical = canonical_(c.name, one.text);
       auto& made = values.emplace_back();
-      if (!canonical || !append_sort_key(made.key, c.kind, *canonical)) return wrong(one.at, fmt::format("'{}' is no value of type {}", one.text, c.type_name));
+      if (!canonical || !append_sort_key(made.key, c.kind, *canonical))
+        return wrong(one.at, fmt::format("'{}' is no value of type {}", one.text, c.type_name));
       made.sql = postgres::quote_literal(*canonical) + "::" + c.cast;
     }
     std::ranges::sort(values, {}, &value::key);
@@ -120,15 +125,24 @@ private:
 
   /** Whether PostgreSQL would take this condition, and we can judge it as it does. */
   static result<> check(const filter_part& part, const column_facts& c) {
-    if (part.is == op::like && !(is_text(c.kind) && c.equality)) return wrong(part.at, fmt::format("LIKE is for text; {} is of type {}", c.name, c.type_name));
-    if (c.kind == comparable::none) return wrong(part.at, fmt::format("values of type {} cannot be compared in a filter; {} can be tested with IS NULL alone", c.type_name, c.name));
-    if (!c.equality) return wrong(part.at, fmt::format("the collation of {} is not deterministic: only PostgreSQL itself can compare its values", c.name));
+    if (part.is == op::like && !(is_text(c.kind) && c.equality))
+      return wrong(part.at, fmt::format("LIKE is for text; {} is of type {}", c.name, c.type_name));
+    if (c.kind == comparable::none)
+      return wrong(part.at, fmt::format("values of type {} cannot be compared in a filter; {} can be tested with IS NULL alone",
+                                        c.type_name, c.name));
+    if (!c.equality)
+      return wrong(part.at, fmt::format("the collation of {} is not deterministic: only PostgreSQL itself can compare its values", c.name));
     if (part.is == op::compare && is_ordering(part.how) && !c.ordered)
-      return wrong(part.at, fmt::format("{} is ordered by a language's rules, which only PostgreSQL itself knows; < and > work on text with collation \"C\"", c.name));
+      return wrong(
+          part.at,
+          fmt::format("{} is ordered by a language's rules, which only PostgreSQL itself knows; < and > work on text with collation \"C\"",
+                      c.name));
     const bool number = c.kind >= comparable::integer && c.kind <= comparable::numeric;
     for (const auto& one : part.literals) {
-      if (one.is == literal::what::number && !number) return wrong(one.at, fmt::format("{} is of type {}: write the literal in quotes, '{}'", c.name, c.type_name, one.text));
-      if (one.is == literal::what::boolean && c.kind != comparable::boolean) return wrong(one.at, fmt::format("{} is of type {}, not boolean", c.name, c.type_name));
+      if (one.is == literal::what::number && !number)
+        return wrong(one.at, fmt::format("{} is of type {}: write the literal in quotes, '{}'", c.name, c.type_name, one.text));
+      if (one.is == literal::what::boolean && c.kind != comparable::boolean)
+        return wrong(one.at, fmt::format("{} is of type {}, not boolean", c.name, c.type_name));
     }
     return {};
   }

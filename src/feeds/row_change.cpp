@@ -56,7 +56,8 @@ column_set both(const column_set& a, const column_set& b) {
   return out;
 }
 
-void append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old, const column_set& wanted, std::string* left_out) {
+void append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
+                    const column_set& wanted, std::string* left_out) {
   out += '{';
   bool first = true;
   auto values = row.values();

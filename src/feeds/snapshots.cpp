@@ -79,10 +79,16 @@ error nobody_waits() { return {errc::unavailable, "nobody waits for the rows any
 error refused(error why, std::string_view table) {
   const auto state = postgres::sqlstate(why);
   if (state == "42501")
-    return {errc::conflict, fmt::format("the gateway's role may not read all rows of {}: row-level security would hide some; give the role BYPASSRLS", table), why.detail};
-  if (state == "55P03") return {errc::unavailable, fmt::format("the table {} is locked by somebody who changes its definition; come back in a moment", table), why.detail};
+    return {
+        errc::conflict,
+        fmt::format("the gateway's role may not read all rows of {}: row-level security would hide some; give the role BYPASSRLS", table),
+        why.detail};
+  if (state == "55P03")
+    return {errc::unavailable, fmt::format("the table {} is locked by somebody who changes its definition; come back in a moment", table),
+            why.detail};
   if (state == "55000") return {errc::unsupported, "a snapshot can only be taken on the primary", why.detail};
-  if (state == "42P01" || state == "42703") return {errc::unavailable, fmt::format("the table {} was changed meanwhile: start over", table), why.detail};
+  if (state == "42P01" || state == "42703")
+    return {errc::unavailable, fmt::format("the table {} was changed meanwhile: start over", table), why.detail};
   return why;
 }
 
@@ -111,7 +117,12 @@ struct snapshots::one {
 };
 
 snapshots::snapshots(asio::any_io_executor executor, settings given, bus::hub& h, changes::reader& r, spawner spawn)
-    : executor_{std::move(executor)}, settings_{std::move(given)}, hub_{h}, reader_{r}, spawn_{std::move(spawn)}, line_{executor_, steady::time_point::max()} {
+    : executor_{std::move(executor)},
+      settings_{std::move(given)},
+      hub_{h},
+      reader_{r},
+      spawn_{std::move(spawn)},
+      line_{executor_, steady::time_point::max()} {
   space_.most = settings_.bytes;
   space_.memory = settings_.memory;
 }
@@ -133,7 +144,9 @@ asio::awaitable<result<std::unique_ptr<spool_reader>>> snapshots::open(std::stri
   std::erase_if(too_large_, [](const auto& r) { return steady::now() >= r.second.until; });
   if (const auto found = too_large_.find(channel); found != too_large_.end()) co_return found->second.why;
   std::shared_ptr<one> o;
-  if (const auto found = current_.find(channel); found != current_.end() && !found->second->failed && steady::now() < found->second->shared_until) o = found->second;
+  if (const auto found = current_.find(channel);
+      found != current_.end() && !found->second->failed && steady::now() < found->second->shared_until)
+    o = found->second;
   const bool fresh = !o;
   if (fresh) o = std::make_shared<one>(executor_, space_, channel, std::move(shown));
   auto reader = std::make_unique<spool_reader>(o->rows);
@@ -189,7 +202,9 @@ asio::awaitable<result<>> snapshots::wait_in_line(one& o) {
       co_return error{errc::unavailable, fmt::format("{} snapshots are being taken already; come back in a while", running_)};
     if (o.rows->abandoned()) co_return nobody_waits();
     asio::steady_timer limit{executor_, until};
-    limit.async_wait([this](boost::system::error_code ended) { if (!ended) line_.cancel(); });
+    limit.async_wait([this](boost::system::error_code ended) {
+      if (!ended) line_.cancel();
+    });
     co_await line_.async_wait(asio::as_tuple(asio::use_awaitable));
   }
   if (stopped_) co_return stopping();
@@ -198,7 +213,8 @@ asio::awaitable<result<>> snapshots::wait_in_line(one& o) {
 
 asio::awaitable<result<>> snapshots::take(one& o) {
   const auto until = steady::now() + settings_.patience;
-  auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus snapshot", .session_options = session_settings});
+  auto session = co_await postgres::connection::open(
+      {.conninfo = settings_.conninfo, .application_name = "postbus snapshot", .session_options = session_settings});
   if (!session) co_return session.error();
   o.session = &*session;
   o.name = bus::public_name(o.rows->channel()).substr(feed_prefix.size());
@@ -211,7 +227,8 @@ asio::awaitable<result<>> snapshots::take(one& o) {
   o.table = table->text(0, 2);
   o.partitioned = table->is_true(0, 4);
   if (!table->is_true(0, 5))
-    co_return error{errc::conflict, fmt::format("the gateway's role may not read {}: grant select on {} to {}", o.name, quoted, table->text(0, 6))};
+    co_return error{errc::conflict,
+                    fmt::format("the gateway's role may not read {}: grant select on {} to {}", o.name, quoted, table->text(0, 6))};
   const auto watching = id + ':' + std::string{table->text(0, 7)};
   if (!settled_.contains(watching)) {
     auto settled = co_await outwait_writers(o, *session, id, until);
@@ -248,7 +265,8 @@ asio::awaitable<result<>> snapshots::take(one& o) {
 }
 
 /** Waits until all have ended who write to the table now. */
-asio::awaitable<result<>> snapshots::outwait_writers(one& o, postgres::connection& session, const std::string& id, steady::time_point until) {
+asio::awaitable<result<>> snapshots::outwait_writers(one& o, postgres::connection& session, const std::string& id,
+                                                     steady::time_point until) {
   asio::steady_timer timer{executor_};
   std::string who;
   for (bool first = true;; first = false) {
@@ -259,7 +277,9 @@ asio::awaitable<result<>> snapshots::outwait_writers(one& o, postgres::connectio
     if (stopped_) co_return stopping();
     if (o.rows->abandoned()) co_return nobody_waits();
     if (steady::now() >= until)
-      co_return error{errc::unavailable, fmt::format("a snapshot of {} must wait for a transaction that may have written to it before it was watched: {}", o.name, left->text(0, 1))};
+      co_return error{errc::unavailable,
+                      fmt::format("a snapshot of {} must wait for a transaction that may have written to it before it was watched: {}",
+                                  o.name, left->text(0, 1))};
     who = "{";
     for (std::size_t row = 0; row < left->size(); ++row) who += fmt::format("{}{}", row == 0 ? "" : ",", left->text(row, 0));
     who += '}';
@@ -277,7 +297,8 @@ asio::awaitable<result<>> snapshots::begin(one& o, postgres::connection& session
   const postgres::parameter parameters[] = {id};
   auto taken = co_await session.query(embedded_sql::find("statements/feeds/snapshot_taken.sql"), parameters, statement_deadline);
   if (!taken) co_return taken.error();
-  if (taken->size() == 0 || taken->text(0, 5) != table) co_return error{errc::unavailable, fmt::format("the table {} was changed meanwhile: start over", o.name)};
+  if (taken->size() == 0 || taken->text(0, 5) != table)
+    co_return error{errc::unavailable, fmt::format("the table {} was changed meanwhile: start over", o.name)};
   auto seen = changes::snapshot::parse(taken->text(0, 0));
   if (!seen) co_return seen.error();
   if (auto fits = o.fill->arrived(std::move(*seen)); !fits) co_return fits.error();
@@ -287,7 +308,9 @@ asio::awaitable<result<>> snapshots::begin(one& o, postgres::connection& session
   o.quoted = table;
   if (const auto columns = taken->get(0, 3))
     for (const auto& c : boost::json::parse({columns->data(), columns->size()}).as_array()) {
-      if (o.shown && o.shown->columns() && std::ranges::find(*o.shown->columns(), std::string_view{c.at(0).as_string()}) == o.shown->columns()->end()) continue;
+      if (o.shown && o.shown->columns() &&
+          std::ranges::find(*o.shown->columns(), std::string_view{c.at(0).as_string()}) == o.shown->columns()->end())
+        continue;
       o.columns.push_back({std::string{c.at(0).as_string()}, c.at(1).to_number<oid>()});
       o.column_list += (o.column_list.empty() ? "" : ", ") + std::string{c.at(2).as_string()};
     }
@@ -298,10 +321,11 @@ asio::awaitable<result<>> snapshots::copy(one& o, postgres::connection& session,
   using what = postgres::connection::copied_row::what;
   const auto* const filter = o.shown ? o.shown->filter() : nullptr;
   const bool by_name = !o.partitioned && !o.columns.empty() && filter == nullptr;
-  const auto sql = by_name ? filled_in("statements/feeds/snapshot_copy.sql", {{"{table}", o.quoted}, {"{columns}", o.column_list}})
-                           : filled_in("statements/feeds/snapshot_copy_query.sql", {{"{table}", (o.partitioned ? "" : "only ") + o.quoted},
-                                                                                    {"{columns}", o.column_list},
-                                                                                    {"{where}", filter ? std::string{filter->sql()} : "true"}});
+  const auto sql = by_name
+                       ? filled_in("statements/feeds/snapshot_copy.sql", {{"{table}", o.quoted}, {"{columns}", o.column_list}})
+                       : filled_in("statements/feeds/snapshot_copy_query.sql", {{"{table}", (o.partitioned ? "" : "only ") + o.quoted},
+                                                                                {"{columns}", o.column_list},
+                                                                                {"{where}", filter ? std::string{filter->sql()} : "true"}});
   const auto left = [&o] { return o.deadline - steady::now(); };
   auto begun = co_await session.copy_out(sql, left());
   if (!begun) co_return begun;
@@ -318,7 +342,8 @@ asio::awaitable<result<>> snapshots::copy(one& o, postgres::connection& session,
       if (!waited) co_return waited;
       continue;
     }
-    if (!rows.append(o.rows->begin_row(), row->text)) co_return error{errc::protocol, "the rows of the table are not what was asked for", std::string{row->text.substr(0, 200)}};
+    if (!rows.append(o.rows->begin_row(), row->text))
+      co_return error{errc::protocol, "the rows of the table are not what was asked for", std::string{row->text.substr(0, 200)}};
     auto kept = o.rows->end_row();
     if (!kept) co_return kept;
   }
@@ -346,7 +371,9 @@ asio::awaitable<result<>> snapshots::join(one& o, postgres::connection& session)
 std::vector<snapshots::progress> snapshots::under_way() const {
   std::vector<progress> all;
   const std::scoped_lock lock{guard_};
-  for (const auto& [channel, o] : current_) all.push_back({std::string{bus::public_name(channel)}, o->shown && o->shown->filter() ? std::string{o->shown->filter()->sql()} : "", o->rows->rows(), o->rows->estimated.load(), o->rows->readers(), o->complete});
+  for (const auto& [channel, o] : current_)
+    all.push_back({std::string{bus::public_name(channel)}, o->shown && o->shown->filter() ? std::string{o->shown->filter()->sql()} : "",
+                   o->rows->rows(), o->rows->estimated.load(), o->rows->readers(), o->complete});
   return all;
 }
 

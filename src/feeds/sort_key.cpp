@@ -57,7 +57,9 @@ bool append_numeric(std::string& out, std::string_view text) {
   if (minus) text.remove_prefix(1);
   const auto point = text.find('.');
   const auto before = text.substr(0, point), after = point == std::string_view::npos ? std::string_view{} : text.substr(point + 1);
-  if (before.empty() || before.find_first_not_of("0123456789") != std::string_view::npos || after.find_first_not_of("0123456789") != std::string_view::npos) return false;
+  if (before.empty() || before.find_first_not_of("0123456789") != std::string_view::npos ||
+      after.find_first_not_of("0123456789") != std::string_view::npos)
+    return false;
   std::string digits;
   digits.append(before).append(after);
   const auto first = digits.find_first_not_of('0');
@@ -147,13 +149,18 @@ bool append_moment(std::string& out, comparable kind, std::string_view text) {
 comparable comparable_of(oid type) {
   switch (type) {  // pg_type.dat; these never change
     case 16: return comparable::boolean;
-    case 20: case 21: case 23: case 26: return comparable::integer;
+    case 20:
+    case 21:
+    case 23:
+    case 26: return comparable::integer;
     case 700: return comparable::float4;
     case 701: return comparable::float8;
     case 1700: return comparable::numeric;
-    case 25: case 1043: return comparable::text;
+    case 25:
+    case 1043: return comparable::text;
     case 1042: return comparable::blank_padded;
-    case 17: case 2950: return comparable::bytes;
+    case 17:
+    case 2950: return comparable::bytes;
     case 1082: return comparable::date;
     case 1083: return comparable::time;
     case 1114: return comparable::timestamp;

@@ -58,7 +58,9 @@ result<> spool::seal() {
   piece made{.bytes = nullptr, .at = file_size_, .size = open_.size()};
   if (space_.held.fetch_add(made.size) + made.size > space_.most) {
     space_.held -= made.size;
-    return error{errc::too_large, fmt::format("the snapshots under way would take more than {} bytes on the gateway's disk: come back later, or give it more (--snapshot-bytes)", space_.most)};
+    return error{errc::too_large, fmt::format("the snapshots under way would take more than {} bytes on the gateway's disk: come back "
+                                              "later, or give it more (--snapshot-bytes)",
+                                              space_.most)};
   }
   counted_ += made.size;
   if (in_memory_ + made.size <= space_.memory) {

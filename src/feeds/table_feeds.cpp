@@ -269,7 +269,8 @@ void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete
   if (!t) return;
   const auto& d = *t->description;
   open(*t, "DELETE");
-  append_columns(json_, d, change.old, nullptr, change.old_kind == pgoutput::old_row::key ? both(d.shown, d.in_identity) : d.shown, &left_out_);
+  append_columns(json_, d, change.old, nullptr, change.old_kind == pgoutput::old_row::key ? both(d.shown, d.in_identity) : d.shown,
+                 &left_out_);
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::delete_, .old_kind = change.old_kind, .old = change.old}, in, out);
   announce(*t, in, out);

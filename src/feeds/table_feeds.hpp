@@ -69,10 +69,10 @@ private:
   boost::unordered_flat_map<std::uint32_t, std::unique_ptr<table>> tables_;  ///< by relation id of the stream
   std::vector<oid> unknown_types_;
   std::vector<std::uint32_t> unnamed_;  ///< tables whose columns have changed and whose types' names are looked up for the event that tells
-  bool stale_{true};          ///< the list of watched tables must be read anew
+  bool stale_{true};  ///< the list of watched tables must be read anew
   std::uint64_t stale_xid_{};  ///< as seen by this transaction; 0: now
-  std::string json_;           ///< the payload in the making
-  std::string left_out_;       ///< names of its unchanged columns
+  std::string json_;  ///< the payload in the making
+  std::string left_out_;  ///< names of its unchanged columns
   std::size_t data_at_{}, data_end_{};  ///< of the value of "data" in it
   std::vector<pending> pending_;  ///< mirrored events of the open transaction
 

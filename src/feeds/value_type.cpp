@@ -23,19 +23,19 @@ struct built_in {
 };
 // The types whose form is not text, and the arrays of the common ones (pg_type.dat); all others are looked up.
 constexpr built_in built_ins[] = {
-    {16, 1000, shape::boolean},   {21, 1005, shape::number},       {23, 1007, shape::number},       {20, 1016, shape::number},
-    {700, 1021, shape::number},   {701, 1022, shape::number},      {1700, 1231, shape::number},     {114, 199, shape::json},
-    {3802, 3807, shape::json},    {1114, 1115, shape::timestamp},  {1184, 1185, shape::timestamptz}, {25, 1009, shape::text},
-    {1043, 1015, shape::text},    {1042, 1014, shape::text},       {18, 1002, shape::text},         {19, 1003, shape::text},
-    {17, 1001, shape::text},      {26, 1028, shape::text},         {28, 1011, shape::text},         {29, 1012, shape::text},
-    {27, 1010, shape::text},      {5069, 271, shape::text},        {1082, 1182, shape::text},       {1083, 1183, shape::text},
-    {1266, 1270, shape::text},    {1186, 1187, shape::text},       {2950, 2951, shape::text},       {869, 1041, shape::text},
-    {650, 651, shape::text},      {829, 1040, shape::text},        {774, 775, shape::text},         {790, 791, shape::text},
-    {1560, 1561, shape::text},    {1562, 1563, shape::text},       {142, 143, shape::text},         {3614, 3643, shape::text},
-    {3615, 3645, shape::text},    {600, 1017, shape::text},        {601, 1018, shape::text},        {602, 1019, shape::text},
-    {603, 1020, shape::text, ';'}, {604, 1027, shape::text},       {628, 629, shape::text},         {718, 719, shape::text},
-    {3904, 3905, shape::text},    {3906, 3907, shape::text},       {3908, 3909, shape::text},       {3910, 3911, shape::text},
-    {3912, 3913, shape::text},    {3926, 3927, shape::text},       {3220, 3221, shape::text},       {2205, 2210, shape::text},
+    {16, 1000, shape::boolean},    {21, 1005, shape::number},      {23, 1007, shape::number},        {20, 1016, shape::number},
+    {700, 1021, shape::number},    {701, 1022, shape::number},     {1700, 1231, shape::number},      {114, 199, shape::json},
+    {3802, 3807, shape::json},     {1114, 1115, shape::timestamp}, {1184, 1185, shape::timestamptz}, {25, 1009, shape::text},
+    {1043, 1015, shape::text},     {1042, 1014, shape::text},      {18, 1002, shape::text},          {19, 1003, shape::text},
+    {17, 1001, shape::text},       {26, 1028, shape::text},        {28, 1011, shape::text},          {29, 1012, shape::text},
+    {27, 1010, shape::text},       {5069, 271, shape::text},       {1082, 1182, shape::text},        {1083, 1183, shape::text},
+    {1266, 1270, shape::text},     {1186, 1187, shape::text},      {2950, 2951, shape::text},        {869, 1041, shape::text},
+    {650, 651, shape::text},       {829, 1040, shape::text},       {774, 775, shape::text},          {790, 791, shape::text},
+    {1560, 1561, shape::text},     {1562, 1563, shape::text},      {142, 143, shape::text},          {3614, 3643, shape::text},
+    {3615, 3645, shape::text},     {600, 1017, shape::text},       {601, 1018, shape::text},         {602, 1019, shape::text},
+    {603, 1020, shape::text, ';'}, {604, 1027, shape::text},       {628, 629, shape::text},          {718, 719, shape::text},
+    {3904, 3905, shape::text},     {3906, 3907, shape::text},      {3908, 3909, shape::text},        {3910, 3911, shape::text},
+    {3912, 3913, shape::text},     {3926, 3927, shape::text},      {3220, 3221, shape::text},        {2205, 2210, shape::text},
 };
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }

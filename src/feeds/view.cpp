@@ -81,8 +81,9 @@ view::view(parts given)
 }
 
 error inexact(std::string_view feed, std::string_view fix) {
-  std::string text = fmt::format("the replica identity of {} does not carry all columns of the filter, so that nobody can tell when a row stops matching",
-                                 feed.substr(feed.find(':') + 1));
+  std::string text =
+      fmt::format("the replica identity of {} does not carry all columns of the filter, so that nobody can tell when a row stops matching",
+                  feed.substr(feed.find(':') + 1));
   if (!fix.empty()) text += fmt::format("; to make it exact: {}", fix);
   return {errc::conflict, text + "; or subscribe with maybe=true and be told what is not sure"};
 }
@@ -94,17 +95,19 @@ void view::end(error why) {
 
 result<view_plan> view::fit(const table_description& t) const {
   view_plan plan{.places = {}, .columns = nullptr, .exact = true};
-  const auto gone = [&](std::string_view name) { return error{errc::conflict, fmt::format("the feed of {}.{} has no column {} (any more)", t.schema, t.name, name)}; };
+  const auto gone = [&](std::string_view name) {
+    return error{errc::conflict, fmt::format("the feed of {}.{} has no column {} (any more)", t.schema, t.name, name)};
+  };
   if (filter_)
     for (const auto& c : filter_->columns()) {
       const auto at = t.find(c.name);
       if (at == t.columns.size() || !t.shown[at]) return gone(c.name);
-      if (t.columns[at].type_oid != c.type) return error{errc::table_changed, fmt::format("the type of {} has changed: subscribe again, after the last position", c.name)};
+      if (t.columns[at].type_oid != c.type)
+        return error{errc::table_changed, fmt::format("the type of {} has changed: subscribe again, after the last position", c.name)};
       plan.places.push_back(static_cast<std::uint16_t>(at));
       plan.exact = plan.exact && (t.identity == pgoutput::replica_identity::full || t.kept_by_identity[at]);
     }
-  if (!plan.exact && !maybe_)
-    return inexact(feed(), fix_);
+  if (!plan.exact && !maybe_) return inexact(feed(), fix_);
   view_columns chosen{.rows = t.shown, .deletes = t.shown, .keys = both(t.shown, t.key), .whole = !columns_};
   if (columns_) {
     chosen.rows.assign(t.columns.size(), false);
@@ -154,7 +157,8 @@ sight looked_at::through(const view& v, const view_plan& plan) {
 }
 
 std::string_view looked_at::payload(const sight& seen, const view_columns& columns, bus::batch& memory) {
-  const bool as_it_is = (columns.whole && !seen.maybe && seen.kind != kind::enter && seen.kind != kind::leave) || seen.kind == kind::truncate || seen.kind == kind::schema;
+  const bool as_it_is = (columns.whole && !seen.maybe && seen.kind != kind::enter && seen.kind != kind::leave) ||
+                        seen.kind == kind::truncate || seen.kind == kind::schema;
   if (as_it_is) return event_->payload;
   for (const auto& m : made_)
     if (m.seen.kind == seen.kind && m.seen.maybe == seen.maybe && m.columns == &columns) return m.payload;
@@ -216,7 +220,8 @@ std::vector<bus::event_ref> replay_through(const view& v, const std::vector<bus:
   };
   const auto tell_unknown = [&] {
     if (first_unknown == nullptr) return;
-    const auto text = fmt::format(R"({{"from":"{}","to":"{}","reason":"schema"}})", bus::to_text(just_before(first_unknown->at)), bus::to_text(last_unknown->at));
+    const auto text = fmt::format(R"({{"from":"{}","to":"{}","reason":"schema"}})", bus::to_text(just_before(first_unknown->at)),
+                                  bus::to_text(last_unknown->at));
     auto alone = std::make_shared<bus::batch>();
     char* const copy = alone->allocate(text.size());
     std::ranges::copy(text, copy);

@@ -95,7 +95,9 @@ void view_registry::remove(live& gone) {
   }
   if (gone.index != SIZE_MAX)
     for (const auto& key : gone.filter()->find_lookup()->keys)
-      if (const auto list = in.indexes[gone.index].by_key.find(key); list != in.indexes[gone.index].by_key.end() && *list->second == nullptr) in.indexes[gone.index].by_key.erase(list);
+      if (const auto list = in.indexes[gone.index].by_key.find(key);
+          list != in.indexes[gone.index].by_key.end() && *list->second == nullptr)
+        in.indexes[gone.index].by_key.erase(list);
   gone.index = SIZE_MAX;
   gone.table = nullptr;
   in.all.erase(&gone);
@@ -166,7 +168,8 @@ void view_registry::look(live& one, std::size_t base, bus::batch& events) {
   if (seen.is == sight::what::event)
     events.derive(base, one.channel(), seen.kind, looked_.payload(seen, *one.plan.columns, events.derived()));
   else if (seen.is == sight::what::unknown)
-    ending_.emplace_back(&one, error{errc::table_changed, "the database did not send what the filter needs; subscribe again, after the last position"});
+    ending_.emplace_back(
+        &one, error{errc::table_changed, "the database did not send what the filter needs; subscribe again, after the last position"});
 }
 
 void view_registry::end(live& one, error why, std::size_t base, bus::batch& events) {

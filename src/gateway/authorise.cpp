@@ -23,7 +23,8 @@ result<> authorise(loop& home, const identity* who, right what, std::string_view
   if (mine == nullptr) return denied({errc::unauthorised, std::string{no_token}});
   if (mine->may(what, name)) return {};
   constexpr std::string_view words[] = {"listen to", "post to", "work on", "read"};
-  return denied({errc::forbidden, "this token may not " + std::string{words[static_cast<std::size_t>(what)]} + " '" + std::string{name} + "'"});
+  return denied(
+      {errc::forbidden, "this token may not " + std::string{words[static_cast<std::size_t>(what)]} + " '" + std::string{name} + "'"});
 }
 
 result<> authorise_admin(loop& home, const identity* who) {

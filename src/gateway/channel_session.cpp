@@ -154,8 +154,7 @@ void channel_session::flush() {
   }
   if (!blocked() || ending() || rows_) return;  // rows wait in their spool, however long
   const auto behind = lag() + out_bytes();
-  if (behind > home().limits().max_lag ||
-      (behind > noticeable_lag && home().shard().retained() > home().limits().max_retained))
+  if (behind > home().limits().max_lag || (behind > noticeable_lag && home().shard().retained() > home().limits().max_retained))
     end(errc::too_slow);
 }
 
@@ -181,7 +180,8 @@ void channel_session::after_flush() {
     advance(pending().size());
   }
   append_between_events({});
-  append_ending(out(), *ending_, view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
+  append_ending(out(), *ending_,
+                view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
   rows_.reset();
   if (attached()) {
     home().shard().unsubscribe(*this);

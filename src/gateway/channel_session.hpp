@@ -57,8 +57,8 @@ private:
   form form_;
   std::optional<errc> ending_;
   std::unique_ptr<snapshot_rows> rows_;  // until they are sent
-  std::shared_ptr<room_signal> room_;    ///< while a stream's tables are read
-  bool opened_{};                        ///< the opening has been written
+  std::shared_ptr<room_signal> room_;  ///< while a stream's tables are read
+  bool opened_{};  ///< the opening has been written
 };
 
 /** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */
@@ -85,7 +85,7 @@ private:
   void append_opening(std::string& out, const bus::position& at) override;
   void append_ending(std::string& out, errc why, std::string_view text) override;
   void on_bytes(std::span<char>) override {}  // a stream's client has nothing more to say
-  std::string head_;                          // of the response; gone once sent
+  std::string head_;  // of the response; gone once sent
 };
 
 /** The line that tells an EventSource when to come back: jittered, so that a restart is not answered by all at once. */

@@ -54,7 +54,8 @@ chunked_body::at chunked_body::step(char c, std::size_t already) {
     case at::size_more: {
       if (const int digit = hex_digit(c); digit >= 0) {
         left_ = left_ * 16 + static_cast<unsigned>(digit);
-        if (left_ > body_limit_ - std::min(already, body_limit_)) return fail(errc::too_large, "the request's body is larger than this server takes");
+        if (left_ > body_limit_ - std::min(already, body_limit_))
+          return fail(errc::too_large, "the request's body is larger than this server takes");
         return at::size_more;
       }
       if (at_ == at::size) return malformed();

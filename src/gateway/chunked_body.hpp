@@ -22,7 +22,22 @@ public:
   const error& failure() const { return failure_; }
 
 private:
-  enum class at : std::uint8_t { size, size_more, extension, size_end, data, data_cr, data_lf, line, name, value, line_end, last_end, complete, failed };
+  enum class at : std::uint8_t {
+    size,
+    size_more,
+    extension,
+    size_end,
+    data,
+    data_cr,
+    data_lf,
+    line,
+    name,
+    value,
+    line_end,
+    last_end,
+    complete,
+    failed
+  };
   at step(char c, std::size_t already);
   at fail(errc code, std::string text);
 

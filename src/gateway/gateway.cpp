@@ -42,7 +42,8 @@ result<address> parse_address(const std::string& text, std::uint16_t port) {
 
 }  // namespace
 
-server::server(bus::hub& hub, backend& behind, gateway_options options) : shared_{std::make_unique<shared>(hub, behind, std::move(options))} {
+server::server(bus::hub& hub, backend& behind, gateway_options options)
+    : shared_{std::make_unique<shared>(hub, behind, std::move(options))} {
   const auto threads = std::max(1u, shared_->options.threads);
   for (unsigned i = 0; i < threads; ++i) shared_->loops.push_back(std::make_unique<loop>(*shared_));
 }
@@ -63,13 +64,17 @@ result<> server::listen() {
   if (::bind(fd, raw, where->size) != 0 || ::listen(fd, 4096) != 0) {
     const int why = errno;
     const auto place = shared_->options.address + ":" + std::to_string(shared_->options.port);
-    if (why == EADDRINUSE) return error{errc::conflict, place + " is in use: is another gateway running? Choose another with --port N, or --port 0 for any free one"};
+    if (why == EADDRINUSE)
+      return error{errc::conflict,
+                   place + " is in use: is another gateway running? Choose another with --port N, or --port 0 for any free one"};
     if (why == EADDRNOTAVAIL) return error{errc::invalid_argument, place + " is no address of this machine"};
-    if (why == EACCES) return error{errc::forbidden, "no permission to listen on " + place + ": ports below 1024 need root; choose another with --port"};
+    if (why == EACCES)
+      return error{errc::forbidden, "no permission to listen on " + place + ": ports below 1024 need root; choose another with --port"};
     return error{errc::io, "cannot listen on " + place, std::strerror(why)};
   }
   ::getsockname(fd, raw, &where->size);
-  shared_->bound_port = ntohs(raw->sa_family == AF_INET ? reinterpret_cast<sockaddr_in*>(raw)->sin_port : reinterpret_cast<sockaddr_in6*>(raw)->sin6_port);
+  shared_->bound_port =
+      ntohs(raw->sa_family == AF_INET ? reinterpret_cast<sockaddr_in*>(raw)->sin_port : reinterpret_cast<sockaddr_in6*>(raw)->sin6_port);
   return {};
 }
 

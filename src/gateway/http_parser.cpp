@@ -132,8 +132,10 @@ std::size_t http_parser::state_data::take_head(std::string_view bytes) {
   for (;;) {
     const auto feed_at = head.find('\n', from);
     if (feed_at == std::string::npos) {
-      if (head.size() > limits.header_bytes) fail(errc::headers_too_large, "the request's header is larger than this server takes");
-      else if (added < bytes.size()) return added + take_head(bytes.substr(added));
+      if (head.size() > limits.header_bytes)
+        fail(errc::headers_too_large, "the request's header is larger than this server takes");
+      else if (added < bytes.size())
+        return added + take_head(bytes.substr(added));
       return added;
     }
     if (feed_at == line_start || head[feed_at - 1] != '\r') {
@@ -145,9 +147,12 @@ std::size_t http_parser::state_data::take_head(std::string_view bytes) {
     if (line.empty()) {
       const auto beyond = head.size() - line_start;
       head.resize(line_start);
-      if (head.size() > limits.header_bytes) fail(errc::headers_too_large, "the request's header is larger than this server takes");
-      else if (lines == 0) bad("this is not an HTTP request");
-      else parse_head();
+      if (head.size() > limits.header_bytes)
+        fail(errc::headers_too_large, "the request's header is larger than this server takes");
+      else if (lines == 0)
+        bad("this is not an HTTP request");
+      else
+        parse_head();
       return added - beyond;
     }
     if (!check_line(line)) return added;
@@ -208,7 +213,8 @@ void http_parser::state_data::parse_head() {
   if (now == stage::failed) return;
   now = body_left > 0 || chunks ? stage::body : stage::complete;
   if (const auto expected = find("expect"); expected && beast->version == 11) {
-    if (!equal_ignoring_case(*expected, "100-continue")) return fail(errc::expectation_failed, "the only expectation this server meets is 100-continue");
+    if (!equal_ignoring_case(*expected, "100-continue"))
+      return fail(errc::expectation_failed, "the only expectation this server meets is 100-continue");
     wants_continue = now == stage::body;
   }
 }
@@ -326,8 +332,10 @@ void http_parser::reset() {
   s.target = {};
   s.fields.clear();
   s.beast.reset();
-  if (s.body.capacity() > 4096) std::string{}.swap(s.body);
-  else s.body.clear();
+  if (s.body.capacity() > 4096)
+    std::string{}.swap(s.body);
+  else
+    s.body.clear();
 }
 
 }  // namespace postbus::gateway

@@ -127,7 +127,8 @@ void http_session::recheck(const token* mine) {
   if (state_ != state::waiting || who() == nullptr) return;
   if (mine != nullptr && mine->may(right::listen, waiter_->what.asked.channel)) return;
   stop_waiting();
-  fail(mine == nullptr ? error{errc::unauthorised, "the token was revoked"} : error{errc::forbidden, "the token may no longer listen to this channel"});
+  fail(mine == nullptr ? error{errc::unauthorised, "the token was revoked"}
+                       : error{errc::forbidden, "the token may no longer listen to this channel"});
 }
 
 void http_session::on_end() {
@@ -230,7 +231,8 @@ void http_session::identify() {
   std::string_view presented;
   constexpr std::string_view scheme = "bearer ";
   if (const auto header = parser_->header("authorization");
-      header && header->size() > scheme.size() && std::ranges::equal(header->substr(0, scheme.size()), scheme, {}, [](char c) { return c | 0x20; }))
+      header && header->size() > scheme.size() &&
+      std::ranges::equal(header->substr(0, scheme.size()), scheme, {}, [](char c) { return c | 0x20; }))
     presented = header->substr(scheme.size());
   else if (const auto parameter = target_->one("access_token"); parameter && *parameter)
     presented = **parameter;
@@ -363,7 +365,8 @@ void http_session::read_tables() {
   waiter_->room = std::make_shared<room_signal>(home().context().get_executor());
   const auto living = [weak = handle(), room = waiter_->room]() -> waiter* {
     auto* const self = static_cast<http_session*>(*weak);
-    return self == nullptr || self->closed() || !self->waiter_ || self->waiter_->room != room || self->waiter_->done ? nullptr : self->waiter_.get();
+    return self == nullptr || self->closed() || !self->waiter_ || self->waiter_->room != room || self->waiter_->done ? nullptr
+                                                                                                                     : self->waiter_.get();
   };
   home().spawn("replay", catch_up(home(), waiter_->what.asked.channel, waiter_->what.asked.from,
                                   {.alive = [living] { return living() != nullptr; },

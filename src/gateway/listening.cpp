@@ -61,7 +61,8 @@ void listening::turn() {
 
 void listening::prepare_plain(listen_request asked, then done) {
   if (asked.filter) return home_.spawn("filtered feed", open_view(std::move(asked), std::move(done)));
-  if (asked.snapshot && std::holds_alternative<bus::from_now>(asked.from)) return home_.spawn("snapshot", open_rows(std::move(asked), std::move(done)));
+  if (asked.snapshot && std::holds_alternative<bus::from_now>(asked.from))
+    return home_.spawn("snapshot", open_rows(std::move(asked), std::move(done)));
   if (!bus::is_plain(asked.channel)) return done(std::move(asked));
   auto& plain = plain_[asked.channel];
   if (plain.open) {
@@ -118,14 +119,17 @@ void listening::give_back(const std::string& channel) {
 result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted) {
   if (!wanted) return {};
   if (!channel.starts_with(feed_prefix)) return error{errc::invalid_argument, "only a table's feed has rows to begin with"};
-  if (std::holds_alternative<bus::from_beginning>(from)) return error{errc::invalid_argument, "a snapshot begins with the rows as they are now: leave `after` out, or give the position of an event to resume from"};
+  if (std::holds_alternative<bus::from_beginning>(from))
+    return error{errc::invalid_argument,
+                 "a snapshot begins with the rows as they are now: leave `after` out, or give the position of an event to resume from"};
   return {};
 }
 
 result<> check_consumer(std::string_view channel, std::string_view consumer) {
   if (consumer.empty()) return error{errc::invalid_argument, "`consumer` is empty: give the consumer a name"};
   if (bus::is_reserved(channel))
-    return error{errc::invalid_argument, "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};
+    return error{errc::invalid_argument,
+                 "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};
   return {};
 }
 

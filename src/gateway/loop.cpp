@@ -1,11 +1,11 @@
 #include "gateway/loop.hpp"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <boost/asio/co_spawn.hpp>
@@ -144,7 +144,8 @@ void loop::wait_for_tick() {
         auto& owner = static_cast<session::session_timer&>(due).owner;
         if (!owner.closed_) owner.on_timer();
       });
-    if (const auto now = steady::now(); this == shared_.loops.front().get() && shared_.flowing.due(now)) shared_.flowing.sample(now, counted_flow());
+    if (const auto now = steady::now(); this == shared_.loops.front().get() && shared_.flowing.due(now))
+      shared_.flowing.sample(now, counted_flow());
     wait_for_tick();
   });
 }

@@ -114,7 +114,8 @@ void multi_session::read_tables(subscription& s, std::function<void(result<bus::
                                        [living, fix, start](const streams::page& page) {
                                          auto& self = *living();
                                          fix(start);
-                                         for (const auto* const e : page.events->events()) self.owner.pending_.push_back({{page.events, e}, self.id});
+                                         for (const auto* const e : page.events->events())
+                                           self.owner.pending_.push_back({{page.events, e}, self.id});
                                          metrics::add(metrics::counter::events_out, page.events->events().size());
                                          self.owner.home().flush_later(self.owner);
                                        },
@@ -396,7 +397,11 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
   if (!wanted.consumer.empty())
     if (auto fits = check_consumer(wanted.channel, wanted.consumer); !fits) return refuse(id, fits.error());
   opening_.emplace(id, false);
-  listen_request asked{.channel = std::move(wanted.channel), .from = wanted.after, .snapshot = wanted.snapshot, .filter = std::move(wanted.filter), .consumer = std::move(wanted.consumer)};
+  listen_request asked{.channel = std::move(wanted.channel),
+                       .from = wanted.after,
+                       .snapshot = wanted.snapshot,
+                       .filter = std::move(wanted.filter),
+                       .consumer = std::move(wanted.consumer)};
   home().listening().prepare(std::move(asked), [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
@@ -475,7 +480,8 @@ boost::asio::awaitable<void> websocket_multi::post_queued(loop& home, std::share
     auto next = std::move(self->posts_.front());
     self->posts_.pop_front();
     self->posts_bytes_ -= next.message.payload.size();
-    const auto posted = co_await home.shared().behind.post(std::move(next.message.channel), next.message.form, std::move(next.message.payload));
+    const auto posted =
+        co_await home.shared().behind.post(std::move(next.message.channel), next.message.form, std::move(next.message.payload));
     if (auto* const still = living(); still != nullptr && !still->closed() && !still->closing()) still->answer_post(next.id, posted);
   }
 }

@@ -155,7 +155,8 @@ private:
   }
   void open(const bus::position& at);
   /** Brings streams from the tables and the other channels from history, in one order, until all can join the hub. */
-  static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room, bus::start from);
+  static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room,
+                                                  bus::start from);
   void join_all(const bus::start& from);
 
   std::shared_ptr<room_signal> room_;  ///< while the tables are read

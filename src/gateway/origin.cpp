@@ -41,7 +41,8 @@ std::optional<host_port> split(std::string_view authority) {
   }
   if (out.name.empty()) return {};
   for (const char c : out.name)
-    if (static_cast<unsigned char>(c) <= ' ' || c == '/' || c == '@' || c == '?' || c == '#' || c == '\\' || c == ',' || c == 0x7f) return {};
+    if (static_cast<unsigned char>(c) <= ' ' || c == '/' || c == '@' || c == '?' || c == '#' || c == '\\' || c == ',' || c == 0x7f)
+      return {};
   if (rest.empty()) return out;
   int port = 0;
   const auto [end, why] = std::from_chars(rest.data() + 1, rest.data() + rest.size(), port);
@@ -70,7 +71,8 @@ std::optional<origin_parts> split_origin(std::string_view origin) {
 int default_port(bool https) { return https ? 443 : 80; }
 
 bool same_origin(const origin_parts& a, const origin_parts& b) {
-  return a.https == b.https && equal_ignoring_case(a.at.name, b.at.name) && a.at.port.value_or(default_port(a.https)) == b.at.port.value_or(default_port(b.https));
+  return a.https == b.https && equal_ignoring_case(a.at.name, b.at.name) &&
+         a.at.port.value_or(default_port(a.https)) == b.at.port.value_or(default_port(b.https));
 }
 
 bool is_configured_host(const origin_policy& policy, const host_port& host) {
@@ -124,12 +126,16 @@ bool is_loopback_host(std::string_view host) {
 
 result<> check_policy(const origin_policy& policy) {
   for (const auto& host : policy.hosts)
-    if (!split(host)) return error{errc::invalid_argument, fmt::format("--host {}: a host name looks like events.example.com or events.example.com:7432", host)};
+    if (!split(host))
+      return error{errc::invalid_argument,
+                   fmt::format("--host {}: a host name looks like events.example.com or events.example.com:7432", host)};
   for (const auto& origin : policy.allowed_origins) {
     if (origin == "*") {
-      if (!policy.tokens) return error{errc::invalid_argument, "--allow-origin '*' needs --tokens: without them any web page could post and listen"};
+      if (!policy.tokens)
+        return error{errc::invalid_argument, "--allow-origin '*' needs --tokens: without them any web page could post and listen"};
     } else if (!split_origin(origin)) {
-      return error{errc::invalid_argument, fmt::format("--allow-origin {}: an origin looks like https://app.example.com, without a path", origin)};
+      return error{errc::invalid_argument,
+                   fmt::format("--allow-origin {}: an origin looks like https://app.example.com, without a path", origin)};
     }
   }
   return {};

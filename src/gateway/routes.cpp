@@ -33,16 +33,21 @@ std::string position_header(const bus::position& at) { return "Postbus-Position:
 
 /** What a body is by its Content-Type: JSON is embedded in events, anything else is text. Both must be UTF-8 without NUL. */
 result<bus::payload_form> check_payload(std::string_view content_type, std::string_view body, std::size_t limit) {
-  if (body.size() > limit) return error{errc::too_large, "the payload has " + std::to_string(body.size()) + " bytes, this gateway takes up to " + std::to_string(limit) + " (--max-message)"};
+  if (body.size() > limit)
+    return error{errc::too_large, "the payload has " + std::to_string(body.size()) + " bytes, this gateway takes up to " +
+                                      std::to_string(limit) + " (--max-message)"};
   if (!is_utf8(body)) return error{errc::unsupported_media, "the payload is not UTF-8; encode binary data, for instance as base64"};
-  if (body.find('\0') != std::string_view::npos) return error{errc::unsupported_media, "PostgreSQL's text holds no NUL bytes; encode binary data, for instance as base64"};
+  if (body.find('\0') != std::string_view::npos)
+    return error{errc::unsupported_media, "PostgreSQL's text holds no NUL bytes; encode binary data, for instance as base64"};
   const auto type = content_type.substr(0, content_type.find(';'));
   if (type != json_type) return bus::payload_form::text;
-  if (!is_json(body)) return error{errc::invalid_argument, "the body is not JSON, but its Content-Type says so; to post it as text, send text/plain"};
+  if (!is_json(body))
+    return error{errc::invalid_argument, "the body is not JSON, but its Content-Type says so; to post it as text, send text/plain"};
   return bus::payload_form::json;
 }
 
-asio::awaitable<result<response>> post_and_answer(backend& behind, std::string channel, bus::payload_form form, std::string payload, bool classic) {
+asio::awaitable<result<response>> post_and_answer(backend& behind, std::string channel, bus::payload_form form, std::string payload,
+                                                  bool classic) {
   auto posted = co_await behind.post(std::move(channel), form, std::move(payload));
   if (!posted) co_return posted.error();
   response answer{.headers = position_header(*posted)};
@@ -164,7 +169,9 @@ void listen(http_session& s, const std::string& channel, bool is_table = false) 
   if (s.request().method() == http_method::head) return s.fail({errc::method_not_allowed, "a channel answers GET and POST"});
   if (auto named = bus::check_channel(channel); !named) return s.fail(named.error());
   if (auto may = authorise(s.home(), s.who(), right::listen, channel); !may) return s.fail(may.error());
-  if (auto known = is_table ? s.target().only({"after", "format", "wait", "consumer", "where", "columns", "maybe", "snapshot"}) : s.target().only({"after", "format", "wait", "consumer"}); !known)
+  if (auto known = is_table ? s.target().only({"after", "format", "wait", "consumer", "where", "columns", "maybe", "snapshot"})
+                            : s.target().only({"after", "format", "wait", "consumer"});
+      !known)
     return s.fail(known.error());
   auto consumer = consumer_of(s, channel);
   if (!consumer) return s.fail(consumer.error());
@@ -205,7 +212,9 @@ void listen(http_session& s, const std::string& channel, bool is_table = false) 
       s.become<sse_channel>(std::move(ready), as, std::move(head));
     });
   }
-  if (*with_rows) return s.fail({errc::invalid_argument, "a snapshot needs a WebSocket or `Accept: text/event-stream`: a long poll could not tell where it was interrupted"});
+  if (*with_rows)
+    return s.fail({errc::invalid_argument,
+                   "a snapshot needs a WebSocket or `Accept: text/event-stream`: a long poll could not tell where it was interrupted"});
   auto patience = s.target().duration("wait", 0ms, longest_wait);
   if (!patience) return s.fail(patience.error());
   s.wait({.asked = std::move(asked),
@@ -247,7 +256,8 @@ void classic_wait(http_session& s) {
                 auto at = next;
                 for (const auto& e : events) {
                   if (!is_payload(*e)) {
-                    answer.headers += "Postbus-" + std::string{e->kind == bus::kind::gap ? "Gap" : "Reset"} + ": " + std::string{e->payload} + "\r\n";
+                    answer.headers +=
+                        "Postbus-" + std::string{e->kind == bus::kind::gap ? "Gap" : "Reset"} + ": " + std::string{e->payload} + "\r\n";
                     continue;
                   }
                   answer.status = 200;
@@ -269,7 +279,8 @@ void listen_to_many(http_session& s) {
   std::ranges::sort(names);
   names.erase(std::ranges::unique(names).begin(), names.end());
   if (names.empty()) return s.fail({errc::invalid_argument, "name at least one channel: /v1/events?channel=a&channel=b"});
-  if (names.size() > s.home().limits().max_subscriptions) return s.fail({errc::too_many, "that is more channels than one connection may listen to"});
+  if (names.size() > s.home().limits().max_subscriptions)
+    return s.fail({errc::too_many, "that is more channels than one connection may listen to"});
   auto from = start_of(s);
   if (!from) return s.fail(from.error());
   auto format = s.target().format(wire_format::event);
@@ -296,7 +307,8 @@ void many_over_websocket(http_session& s) {
   }
   // Each operation is checked against the token's grants; without any token there is nothing it could do.
   if (s.home().shared().tokens.load() && s.who() == nullptr)
-    return s.fail({errc::unauthorised, "this needs a token: send `Authorization: Bearer TOKEN`, or ?access_token=TOKEN where headers cannot be set"});
+    return s.fail(
+        {errc::unauthorised, "this needs a token: send `Authorization: Bearer TOKEN`, or ?access_token=TOKEN where headers cannot be set"});
   std::string head;
   append_upgrade_response(head, *accepted, true);
   s.before_upgrade(std::move(head));
@@ -325,11 +337,17 @@ void serve_file(http_session& s) {
   struct type {
     std::string_view ending, media;
   };
-  constexpr type types[] = {{".html", "text/html; charset=utf-8"}, {".js", "text/javascript; charset=utf-8"}, {".css", "text/css; charset=utf-8"},
-                            {".svg", "image/svg+xml"},             {".png", "image/png"},                     {".json", "application/json"},
-                            {".ico", "image/x-icon"},              {".woff2", "font/woff2"}};
+  constexpr type types[] = {{".html", "text/html; charset=utf-8"},
+                            {".js", "text/javascript; charset=utf-8"},
+                            {".css", "text/css; charset=utf-8"},
+                            {".svg", "image/svg+xml"},
+                            {".png", "image/png"},
+                            {".json", "application/json"},
+                            {".ico", "image/x-icon"},
+                            {".woff2", "font/woff2"}};
   const auto found = std::ranges::find_if(types, [&](const type& t) { return path.ends_with(t.ending); });
-  response answer{.content_type = found == std::end(types) ? std::string_view{"application/octet-stream"} : found->media, .body = std::string{content}};
+  response answer{.content_type = found == std::end(types) ? std::string_view{"application/octet-stream"} : found->media,
+                  .body = std::string{content}};
   answer.headers =
       "Cache-Control: no-cache\r\n"
       "Content-Security-Policy: default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n"
@@ -363,7 +381,8 @@ void route(http_session& s) {
     return s.fail(caller.error());
   }
   if (*caller == caller::allowed && origin)
-    s.common_headers() += "Access-Control-Allow-Origin: " + std::string{*origin} + "\r\nVary: Origin\r\nAccess-Control-Expose-Headers: Postbus-Position, Postbus-Gap, Postbus-Reset\r\n";
+    s.common_headers() += "Access-Control-Allow-Origin: " + std::string{*origin} +
+                          "\r\nVary: Origin\r\nAccess-Control-Expose-Headers: Postbus-Position, Postbus-Gap, Postbus-Reset\r\n";
   if (request.method() == http_method::options) return preflight(s);
 
   const auto& path = s.target().segments();
@@ -380,7 +399,8 @@ void route(http_session& s) {
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});
 
   if (path.size() == 3 && path[0] == "v1" && path[1] == "channels") return listen(s, path[2]);
-  if (path.size() == 3 && path[0] == "v1" && path[1] == "tables") return s.home().spawn("feed", listen_to_table(s.home(), s.weak(), path[2]));
+  if (path.size() == 3 && path[0] == "v1" && path[1] == "tables")
+    return s.home().spawn("feed", listen_to_table(s.home(), s.weak(), path[2]));
   if (is({"v1", "events"})) return listen_to_many(s);
   if (is({"v1", "ws"})) return many_over_websocket(s);
   if (is({"wait"})) return classic_wait(s);

@@ -48,9 +48,7 @@ void session::read_some() {
     switch (got.is) {
       case io_outcome::what::done: break;
       case io_outcome::what::would_block: return;
-      case io_outcome::what::closed:
-        on_end();
-        return;
+      case io_outcome::what::closed: on_end(); return;
       case io_outcome::what::failed: close(); return;
     }
     on_bytes(buffer.first(got.bytes));

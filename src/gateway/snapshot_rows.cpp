@@ -45,7 +45,8 @@ bool snapshot_rows::join(bus::replay& given) const {
     copy.seq = (*e)->seq;
     out.push_back({alone, &copy});
   }
-  auto& live = alone->add(from_->channel(), bus::kind::live, bus::payload_form::json, R"({"rows":)" + std::to_string(from_->rows()) + '}', join.through, now_micros());
+  auto& live = alone->add(from_->channel(), bus::kind::live, bus::payload_form::json, R"({"rows":)" + std::to_string(from_->rows()) + '}',
+                          join.through, now_micros());
   out.push_back({alone, &live});
   out.insert(out.end(), std::make_move_iterator(e), std::make_move_iterator(given.events.end()));
   given.events = std::move(out);
@@ -55,7 +56,8 @@ bool snapshot_rows::join(bus::replay& given) const {
 bus::event_ref start_over(std::string_view channel, const bus::position& head) {
   metrics::add(metrics::counter::resets);
   auto alone = std::make_shared<bus::batch>();
-  auto& made = alone->add(channel, bus::kind::reset, bus::payload_form::json, R"({"position":")" + bus::to_text(head) + R"(","reason":"snapshot"})", {}, now_micros());
+  auto& made = alone->add(channel, bus::kind::reset, bus::payload_form::json,
+                          R"({"position":")" + bus::to_text(head) + R"(","reason":"snapshot"})", {}, now_micros());
   return {alone, &made};
 }
 

@@ -9,7 +9,8 @@
 
 namespace postbus::gateway {
 
-stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f, std::string head)
+stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f,
+                           std::string head)
     : multi_session{home, std::move(s), std::move(who)}, asked_{std::move(asked)}, form_{f}, head_{std::move(head)} {}
 
 void stream_multi::begin() {
@@ -49,7 +50,8 @@ void stream_multi::open(const bus::position& at) {
   home().flush_later(*this);
 }
 
-boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room, bus::start from) {
+boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room,
+                                                       bus::start from) {
   const auto living = [&weak]() -> stream_multi* {
     auto* const self = static_cast<stream_multi*>(*weak);
     return self == nullptr || self->closed() || self->closing() || self->ending() ? nullptr : self;

@@ -151,7 +151,8 @@ result<std::chrono::milliseconds> parse_duration(std::string_view text) {
   return std::chrono::milliseconds{whole * factor + fraction * factor / scale};
 }
 
-result<std::chrono::milliseconds> target::duration(std::string_view name, std::chrono::milliseconds absent, std::chrono::milliseconds most) const {
+result<std::chrono::milliseconds> target::duration(std::string_view name, std::chrono::milliseconds absent,
+                                                   std::chrono::milliseconds most) const {
   const auto text = one(name);
   if (!text) return text.error();
   if (!*text) return absent;

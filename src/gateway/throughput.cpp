@@ -25,7 +25,8 @@ throughput::rates throughput::until(steady::time_point now, const flow& counted)
   // Less than a second makes no rate: one event in the first millisecond would be a thousand a second.
   const auto seconds = std::chrono::duration<double>(std::max<steady::duration>(now - from.at, every)).count();
   const auto rate = [seconds](std::uint64_t later, std::uint64_t earlier) { return static_cast<double>(later - earlier) / seconds; };
-  return {rate(counted.events_in, from.counted.events_in), rate(counted.events_out, from.counted.events_out), rate(counted.posts, from.counted.posts)};
+  return {rate(counted.events_in, from.counted.events_in), rate(counted.events_out, from.counted.events_out),
+          rate(counted.posts, from.counted.posts)};
 }
 
 }  // namespace postbus::gateway

@@ -107,7 +107,8 @@ result<std::shared_ptr<const tls_context>> tls_context::load(const std::filesyst
   if (context == nullptr) return error{errc::internal, "OpenSSL cannot be set up", openssl_says()};
 
   SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
-  SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+  SSL_CTX_set_options(context,
+                      SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
   // Buffers exist only while bytes are in them: 34 kB less for an idle connection.
   SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // sessions live in tickets, which the client keeps
@@ -118,12 +119,15 @@ result<std::shared_ptr<const tls_context>> tls_context::load(const std::filesyst
     return error{errc::internal, "OpenSSL knows none of the cipher suites asked for", openssl_says()};
 
   if (SSL_CTX_use_certificate_chain_file(context, certificate.c_str()) != 1)
-    return error{errc::invalid_argument, fmt::format("--tls-cert {}: not a readable PEM certificate chain", certificate.string()), openssl_says()};
+    return error{errc::invalid_argument, fmt::format("--tls-cert {}: not a readable PEM certificate chain", certificate.string()),
+                 openssl_says()};
   if (SSL_CTX_use_PrivateKey_file(context, key.c_str(), SSL_FILETYPE_PEM) != 1)
-    return error{errc::invalid_argument, fmt::format("--tls-key {}: not a readable PEM private key of that certificate, or one behind a passphrase", key.string()),
+    return error{errc::invalid_argument,
+                 fmt::format("--tls-key {}: not a readable PEM private key of that certificate, or one behind a passphrase", key.string()),
                  openssl_says()};
   if (SSL_CTX_check_private_key(context) != 1)
-    return error{errc::invalid_argument, fmt::format("--tls-key {}: the key is not that of {}", key.string(), certificate.string()), openssl_says()};
+    return error{errc::invalid_argument, fmt::format("--tls-key {}: the key is not that of {}", key.string(), certificate.string()),
+                 openssl_says()};
   return std::shared_ptr<const tls_context>{new tls_context{std::move(made)}};
 }
 

@@ -37,7 +37,9 @@ bool segment_matches(std::string_view pattern, std::string_view segment) {
 }
 
 bool decode_sha256(std::string_view hex, sha256_digest& out) {
-  const auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
+  const auto digit = [](char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+  };
   if (hex.size() != 2 * out.size()) return false;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const int high = digit(hex[2 * i]), low = digit(hex[2 * i + 1]);
@@ -68,14 +70,19 @@ public:
     token out;
     for (const auto& [key, value] : table_) {
       result<> ok;
-      if (key == "name") ok = read_name(value, out);
-      else if (key == "sha256") ok = read_digest(value, out);
-      else if (key == "admin") ok = read_admin(value, out);
-      else ok = read_grants(key.str(), value, out);
+      if (key == "name")
+        ok = read_name(value, out);
+      else if (key == "sha256")
+        ok = read_digest(value, out);
+      else if (key == "admin")
+        ok = read_admin(value, out);
+      else
+        ok = read_grants(key.str(), value, out);
       if (!ok) return ok.error();
     }
     if (out.name.empty()) return at(table_, "a token needs a `name`");
-    if (!has_digest_) return at(table_, fmt::format("token \"{}\" needs a `sha256`: 64 hex digits, `printf %s SECRET | sha256sum`", out.name));
+    if (!has_digest_)
+      return at(table_, fmt::format("token \"{}\" needs a `sha256`: 64 hex digits, `printf %s SECRET | sha256sum`", out.name));
     return out;
   }
 
@@ -86,7 +93,8 @@ public:
 private:
   result<> read_name(const toml::node& value, token& out) {
     const auto text = value.value<std::string_view>();
-    if (!value.is_string() || text->empty() || text->size() > 64 || !is_printable(*text)) return at(value, "`name` is a text of 1 to 64 printable bytes");
+    if (!value.is_string() || text->empty() || text->size() > 64 || !is_printable(*text))
+      return at(value, "`name` is a text of 1 to 64 printable bytes");
     out.name = *text;
     return {};
   }
@@ -103,7 +111,8 @@ private:
   }
   result<> read_grants(std::string_view key, const toml::node& value, token& out) {
     const auto* const found = std::ranges::find(right_names, key);
-    if (found == right_names.end()) return at(value, fmt::format("unknown key `{}`; a token has name, sha256, listen, post, work, read and admin", key));
+    if (found == right_names.end())
+      return at(value, fmt::format("unknown key `{}`; a token has name, sha256, listen, post, work, read and admin", key));
     const auto* const list = value.as_array();
     if (list == nullptr) return at(value, fmt::format("`{}` is a list of patterns, such as [\"orders\", \"chat:*\"]", key));
     auto& patterns = out.grants[static_cast<std::size_t>(found - right_names.begin())];
@@ -124,7 +133,8 @@ private:
 }  // namespace
 
 result<grant_pattern> grant_pattern::parse(std::string_view text) {
-  if (text.empty() || text.size() > max_pattern_bytes || !is_printable(text)) return invalid("a pattern is 1 to 255 bytes of printable UTF-8");
+  if (text.empty() || text.size() > max_pattern_bytes || !is_printable(text))
+    return invalid("a pattern is 1 to 255 bytes of printable UTF-8");
   auto rest = text;
   if (rest.ends_with("**")) rest.remove_suffix(2);
   if (rest.contains("**")) return invalid(fmt::format("`{}`: ** may stand only at the end", text));
@@ -159,7 +169,8 @@ bool grant_pattern::matches(std::string_view name) const {
 }
 
 bool token::may(right what, std::string_view name_of_thing) const {
-  return admin || std::ranges::any_of(grants[static_cast<std::size_t>(what)], [&](const grant_pattern& p) { return p.matches(name_of_thing); });
+  return admin ||
+         std::ranges::any_of(grants[static_cast<std::size_t>(what)], [&](const grant_pattern& p) { return p.matches(name_of_thing); });
 }
 
 result<std::shared_ptr<const token_set>> token_set::load(const std::filesystem::path& file) {
@@ -174,19 +185,22 @@ result<std::shared_ptr<const token_set>> token_set::parse(std::string_view toml,
   try {
     const toml::table root = toml::parse(toml, name);
     for (const auto& [key, value] : root)
-      if (key != "token") return invalid(fmt::format("{}:{}: unknown key `{}`; the file holds [[token]] tables", name, value.source().begin.line, key.str()));
+      if (key != "token")
+        return invalid(fmt::format("{}:{}: unknown key `{}`; the file holds [[token]] tables", name, value.source().begin.line, key.str()));
     const auto* const node = root.get("token");
     const auto* const list = node == nullptr ? nullptr : node->as_array();
     if (list == nullptr || list->empty()) return invalid(fmt::format("{}: there is no [[token]]; nobody could use this gateway", name));
     for (const auto& entry : *list) {
       const auto* const table = entry.as_table();
-      if (table == nullptr) return invalid(fmt::format("{}:{}: `token` must be written as [[token]] tables", name, entry.source().begin.line));
+      if (table == nullptr)
+        return invalid(fmt::format("{}:{}: `token` must be written as [[token]] tables", name, entry.source().begin.line));
       table_reader reader{name, *table};
       auto one = reader.read();
       if (!one) return one.error();
       for (const auto& other : set->tokens_) {
         if (other.name == one->name) return reader.at(entry, fmt::format("the name \"{}\" is taken by a token above", one->name));
-        if (other.digest == one->digest) return reader.at(entry, fmt::format("\"{}\" and \"{}\" have the same sha256", other.name, one->name));
+        if (other.digest == one->digest)
+          return reader.at(entry, fmt::format("\"{}\" and \"{}\" have the same sha256", other.name, one->name));
       }
       set->tokens_.push_back(std::move(*one));
     }

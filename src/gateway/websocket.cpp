@@ -7,7 +7,9 @@ namespace {
 
 /** Base64 of 16 bytes: 22 characters and "==", the 22nd with four zero bits. */
 bool is_key(std::string_view key) {
-  const auto digit = [](char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/'; };
+  const auto digit = [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/';
+  };
   if (key.size() != 24 || !key.ends_with("==")) return false;
   for (const char c : key.substr(0, 22))
     if (!digit(c)) return false;

@@ -57,8 +57,10 @@ struct collector {
   bool on_document_begin(json_error&) { return true; }
   bool on_document_end(json_error&) { return true; }
   bool on_object_begin(json_error&) {
-    if (depth_ == 0) is_object = true;
-    else begin_value(false);
+    if (depth_ == 0)
+      is_object = true;
+    else
+      begin_value(false);
     ++depth_;
     return true;
   }
@@ -67,8 +69,10 @@ struct collector {
     return true;
   }
   bool on_array_begin(json_error&) {
-    if (depth_ == 1 && current_ == member::columns) columns.emplace();
-    else begin_value(false);
+    if (depth_ == 1 && current_ == member::columns)
+      columns.emplace();
+    else
+      begin_value(false);
     ++depth_;
     return true;
   }
@@ -107,9 +111,12 @@ struct collector {
   bool on_number_part(json::string_view, json_error&) { return true; }
   bool on_int64(std::int64_t value, json::string_view, json_error&) {
     if (depth_ != 1) return other();
-    if (current_ == member::id) id = value;
-    else if (current_ == member::sub) sub = value;
-    else begin_value(false);
+    if (current_ == member::id)
+      id = value;
+    else if (current_ == member::sub)
+      sub = value;
+    else
+      begin_value(false);
     return true;
   }
   bool on_uint64(std::uint64_t, json::string_view, json_error&) { return other(); }  // beyond int64
@@ -139,8 +146,8 @@ private:
   void begin_value(bool is_string) {
     if (depth_ == 2 && current_ == member::columns && (!is_string || !columns)) wrong_type = true;
     if (depth_ != 1) return;
-    const bool takes_string = current_ == member::op || current_ == member::channel || current_ == member::after || current_ == member::where ||
-                              current_ == member::consumer || current_ == member::position;
+    const bool takes_string = current_ == member::op || current_ == member::channel || current_ == member::after ||
+                              current_ == member::where || current_ == member::consumer || current_ == member::position;
     const bool right_type = current_ == member::none || current_ == member::payload || (is_string && takes_string);
     if (!right_type) wrong_type = true;
   }
@@ -156,12 +163,20 @@ private:
     }
     if (depth_ != 1) return;
     if (!in_string_) begin_value(true);
-    auto* const into = current_ == member::op ? &op : current_ == member::channel ? &channel : current_ == member::after ? &after : current_ == member::where ? &where
-                     : current_ == member::payload ? &payload_text : current_ == member::consumer ? &consumer : current_ == member::position ? &position : nullptr;
+    auto* const into = current_ == member::op         ? &op
+                       : current_ == member::channel  ? &channel
+                       : current_ == member::after    ? &after
+                       : current_ == member::where    ? &where
+                       : current_ == member::payload  ? &payload_text
+                       : current_ == member::consumer ? &consumer
+                       : current_ == member::position ? &position
+                                                      : nullptr;
     if (into != nullptr) {
       if (!*into) into->emplace();
-      if (current_ == member::payload) (*into)->append(part.data(), part.size());
-      else **into += bounded(part, (*into)->size(), current_ == member::where ? feeds::max_filter_bytes : max_word);
+      if (current_ == member::payload)
+        (*into)->append(part.data(), part.size());
+      else
+        **into += bounded(part, (*into)->size(), current_ == member::where ? feeds::max_filter_bytes : max_word);
     }
     in_string_ = true;
   }
@@ -226,7 +241,9 @@ bool is_id(const std::optional<std::int64_t>& id) { return id && *id >= 0 && *id
 result<ws_request> make_request(collector& c, std::string_view text) {
   if (c.doubled) return invalid("a member is given twice");
   if (c.wrong_type)
-    return invalid("`op`, `channel`, `after`, `where`, `consumer` and `position` are strings, `id` and `sub` are integers, `columns` is an array of strings, `maybe` and `snapshot` are true or false");
+    return invalid(
+        "`op`, `channel`, `after`, `where`, `consumer` and `position` are strings, `id` and `sub` are integers, `columns` is an array of "
+        "strings, `maybe` and `snapshot` are true or false");
   if (!c.op) return invalid("`op` is missing");
   if (*c.op == "subscribe") {
     if (!c.channel) return invalid("`channel` is missing");
@@ -236,7 +253,10 @@ result<ws_request> make_request(collector& c, std::string_view text) {
     if (c.consumer) {
       if (c.consumer->empty()) return invalid("`consumer` is empty");
       if (c.after) return invalid("`after` or `consumer`, not both: a consumer goes on where it is");
-      if (c.where || c.columns || c.maybe || c.snapshot) return invalid("a consumer reads a stream, which has no rows to filter or to begin with: leave `where`, `columns`, `maybe` and `snapshot` out");
+      if (c.where || c.columns || c.maybe || c.snapshot)
+        return invalid(
+            "a consumer reads a stream, which has no rows to filter or to begin with: leave `where`, `columns`, `maybe` and `snapshot` "
+            "out");
     }
     ws_subscribe asked{std::move(*c.channel), *after};
     asked.snapshot = c.snapshot;

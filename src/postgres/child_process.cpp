@@ -75,7 +75,7 @@ bool become(const system_user& user) {
 }
 
 void default_signals() {
-  struct sigaction plain {};
+  struct sigaction plain{};
   plain.sa_handler = SIG_DFL;
   for (int number = 1; number < 32; ++number) ::sigaction(number, &plain, nullptr);
   sigset_t none;
@@ -149,8 +149,12 @@ result<child_process> child_process::spawn(const child_options& options) {
     fail_child(report_fd, step_exec);
   }
 
-  { descriptor closed{report_write.release()}; }
-  { descriptor closed{output_write.release()}; }
+  {
+    descriptor closed{report_write.release()};
+  }
+  {
+    descriptor closed{output_write.release()};
+  }
   int said[2] = {0, 0};
   ssize_t got;
   do {
@@ -231,8 +235,7 @@ result<finished_process> run_process(const child_options& options, steady::durat
     if (const auto status = child->ended()) {
       child->read_output(done.output);
       done.status = *status;
-      if (killed)
-        return error{errc::timed_out, fmt::format("'{}' did not end in time", options.arguments[0]), std::move(done.output)};
+      if (killed) return error{errc::timed_out, fmt::format("'{}' did not end in time", options.arguments[0]), std::move(done.output)};
       return done;
     }
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - steady::now()).count();
@@ -263,7 +266,9 @@ result<> write_file_as(const std::optional<system_user>& user, const std::string
     if (fd < 0 || !write_all(fd, content) || ::fsync(fd) != 0) fail_child(report_write.get(), step_folder);
     ::_exit(0);
   }
-  { descriptor closed{report_write.release()}; }
+  {
+    descriptor closed{report_write.release()};
+  }
   int said[2] = {0, 0};
   const auto got = ::read(report.get(), said, sizeof said);
   int status = 0;

@@ -39,8 +39,10 @@ std::string_view or_empty(const char* text) { return text ? text : std::string_v
 std::string one_line(std::string_view text) {
   std::string line;
   for (const char c : text) {
-    if (c != '\n' && c != '\t') line += c;
-    else if (!line.empty() && line.back() != ' ') line += ' ';
+    if (c != '\n' && c != '\t')
+      line += c;
+    else if (!line.empty() && line.back() != ' ')
+      line += ' ';
   }
   while (line.ends_with(' ')) line.pop_back();
   return line;
@@ -59,8 +61,10 @@ void take_notice(void* last_words, const PGresult* r) {
     *static_cast<std::optional<error>*>(last_words) = from_server(m);
     return;
   }
-  if (m.severity == "WARNING") log::warning("postgres", "the server warns: [{}] {}", m.sqlstate, m.primary);
-  else log::debug("postgres", "the server says: [{}] {}", m.sqlstate, m.primary);
+  if (m.severity == "WARNING")
+    log::warning("postgres", "the server warns: [{}] {}", m.sqlstate, m.primary);
+  else
+    log::debug("postgres", "the server says: [{}] {}", m.sqlstate, m.primary);
 }
 
 }  // namespace
@@ -197,19 +201,15 @@ struct connection::impl {
       case PGRES_TUPLES_OK:
       case PGRES_COMMAND_OK:
       case PGRES_EMPTY_QUERY:
-      case PGRES_COPY_BOTH:
-        return rows{r.release()};
-      case PGRES_PIPELINE_ABORTED:
-        return error{errc::conflict, "not run: another statement of its transaction was refused"};
+      case PGRES_COPY_BOTH: return rows{r.release()};
+      case PGRES_PIPELINE_ABORTED: return error{errc::conflict, "not run: another statement of its transaction was refused"};
       case PGRES_FATAL_ERROR: {
         if (or_empty(PQresultErrorField(r.get(), PG_DIAG_SQLSTATE)).empty()) return lost();
         auto refused = from_server(fields(r.get()));
         if (refused.code != errc::database) close();
         return refused;
       }
-      default:
-        close();
-        return error{errc::internal, "a statement of this kind cannot be run here"};
+      default: close(); return error{errc::internal, "a statement of this kind cannot be run here"};
     }
   }
 
@@ -248,8 +248,7 @@ struct connection::impl {
     };
     const char* command = append(sql);
     for (const auto& p : parameters) values.push_back(p ? append(*p) : nullptr);
-    const int sent =
-        PQsendQueryParams(pg, command, static_cast<int>(values.size()), nullptr, values.data(), nullptr, nullptr, 0);
+    const int sent = PQsendQueryParams(pg, command, static_cast<int>(values.size()), nullptr, values.data(), nullptr, nullptr, 0);
     if (terminated.capacity() > 1u << 20) terminated = {};
     if (!sent) return lost();
     return {};

@@ -119,7 +119,7 @@ public:
     enum class what {
       row,
       none_yet,  ///< await wait_row
-      end,       ///< await end_copy, which says whether all rows came
+      end,  ///< await end_copy, which says whether all rows came
     } is{};
     std::string_view text{};  ///< in COPY's text format, with the line end; libpq's memory, valid until the next call
   };

@@ -41,8 +41,10 @@ void append(std::string& list, std::string_view item, bool first) {
 
 void conninfo::set(std::string_view key, std::string value) {
   const auto same = std::ranges::find(list_, key, &std::pair<std::string, std::string>::first);
-  if (same == list_.end()) list_.emplace_back(key, std::move(value));
-  else same->second = std::move(value);
+  if (same == list_.end())
+    list_.emplace_back(key, std::move(value));
+  else
+    same->second = std::move(value);
 }
 
 std::string_view conninfo::get(std::string_view key) const {

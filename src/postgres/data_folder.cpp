@@ -39,7 +39,7 @@ std::optional<std::string> read_small_file(const fs::path& path) {
 }
 
 struct flock whole_file(short type) {
-  struct flock range {};
+  struct flock range{};
   range.l_type = type;
   range.l_whence = SEEK_SET;
   return range;
@@ -72,7 +72,7 @@ result<> write_private_file(const fs::path& path, std::string_view content) {
 result<> own_folder(const fs::path& path, uid_t owner, gid_t group, mode_t mode) {
   if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST)
     return file_error(fmt::format("could not create the folder '{}'", path.string()), errno);
-  struct stat found {};
+  struct stat found{};
   if (::lstat(path.c_str(), &found) != 0) return file_error(fmt::format("could not look at '{}'", path.string()), errno);
   const bool ours = found.st_uid == owner || found.st_uid == ::geteuid();
   if (!S_ISDIR(found.st_mode) || !ours)
@@ -142,8 +142,8 @@ result<attachment> read_attachment(const fs::path& folder) {
   };
   const int lock = ::open((folder / lock_name).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (lock < 0 && errno == EACCES)
-    return error{errc::forbidden, fmt::format("the data folder '{}' belongs to another user: run this as that user, or give --db URL",
-                                              folder.string())};
+    return error{errc::forbidden,
+                 fmt::format("the data folder '{}' belongs to another user: run this as that user, or give --db URL", folder.string())};
   if (lock < 0) return nobody(std::strerror(errno));
   struct flock probe = whole_file(F_RDLCK);  // asks without taking, so that a reader never makes a starting serve fail
   const bool free = ::fcntl(lock, F_OFD_GETLK, &probe) == 0 && probe.l_type == F_UNLCK;
@@ -175,7 +175,7 @@ result<data_folder> data_folder::open(const fs::path& folder, const std::optiona
   const mode_t mode = server_user ? 0711 : 0700;
   if (::mkdir(path.c_str(), mode) != 0 && errno != EEXIST)
     return file_error(fmt::format("could not create the data folder '{}'; give a writable one with --data DIR", path.string()), errno);
-  struct stat found {};
+  struct stat found{};
   if (::stat(path.c_str(), &found) != 0 || !S_ISDIR(found.st_mode))
     return error{errc::conflict, fmt::format("'{}' is not a folder; give another one with --data DIR", path.string())};
   if (found.st_uid != ::geteuid())
@@ -185,13 +185,13 @@ result<data_folder> data_folder::open(const fs::path& folder, const std::optiona
   const auto lock_path = path / lock_name;
   if (::access(lock_path.c_str(), F_OK) != 0 && !fs::is_empty(path, fault)) {
     const bool cluster = fs::exists(path / "PG_VERSION", fault);
-    return error{errc::conflict,
-                 fmt::format("'{}' is not empty and was not made by Postbus{}; give another folder with --data DIR{}", path.string(),
-                             cluster ? " (it is a PostgreSQL data folder)" : "",
-                             cluster ? ", or start that server and use it with --db URL" : "")};
+    return error{errc::conflict, fmt::format("'{}' is not empty and was not made by Postbus{}; give another folder with --data DIR{}",
+                                             path.string(), cluster ? " (it is a PostgreSQL data folder)" : "",
+                                             cluster ? ", or start that server and use it with --db URL" : "")};
   }
   const int lock = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (lock < 0) return file_error(fmt::format("the data folder '{}' is not writable; give another one with --data DIR", path.string()), errno);
+  if (lock < 0)
+    return file_error(fmt::format("the data folder '{}' is not writable; give another one with --data DIR", path.string()), errno);
   data_folder made{path, -1};
   const struct flock taken = whole_file(F_WRLCK);  // of the open file: a child closes it at exec, the kernel at our end
   if (::fcntl(lock, F_OFD_SETLK, &taken) != 0) {

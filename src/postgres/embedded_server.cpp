@@ -49,11 +49,8 @@ constexpr std::size_t remembered_output = 8192;
 /** What a cluster of ours is set to; ALTER SYSTEM overrides. */
 constexpr std::pair<const char*, const char*> own_settings[] = {
     {"search_path", "public"},  // the role is named postbus: the default's "$user" would put its tables into our schema
-    {"wal_level", "logical"},
-    {"max_slot_wal_keep_size", "1GB"},  // a slot left behind can never fill the disk
-    {"max_replication_slots", "16"},
-    {"max_wal_senders", "16"},
-    {"log_line_prefix", "'%m [%p] %q%u@%d '"},
+    {"wal_level", "logical"},        {"max_slot_wal_keep_size", "1GB"},  // a slot left behind can never fill the disk
+    {"max_replication_slots", "16"}, {"max_wal_senders", "16"},         {"log_line_prefix", "'%m [%p] %q%u@%d '"},
 };
 
 /** The pid and the state of postmaster.pid (PostgreSQL: src/include/utils/pidfile.h); pid 0 when there is none. */
@@ -125,13 +122,19 @@ std::string causes(std::string_view output) {
 error explain(std::string what, const fs::path& folder, std::string_view output, std::uint16_t port) {
   const auto has = [&](std::string_view text) { return output.find(text) != std::string_view::npos; };
   if (has("No space left on device"))
-    return {errc::io, fmt::format("{}: the disk that holds '{}' is full; free some space or give another folder with --data DIR", what, folder.string()),
-            causes(output)};
+    return {
+        errc::io,
+        fmt::format("{}: the disk that holds '{}' is full; free some space or give another folder with --data DIR", what, folder.string()),
+        causes(output)};
   if (has("Address already in use"))
-    return {errc::conflict, fmt::format("{}: port {} of 127.0.0.1 is in use by another program; stop it or choose another port", what, port), causes(output)};
+    return {errc::conflict,
+            fmt::format("{}: port {} of 127.0.0.1 is in use by another program; stop it or choose another port", what, port),
+            causes(output)};
   if (has("Permission denied"))
-    return {errc::io, fmt::format("{}: the server's user may not use '{}'; every folder above it must be open to it (/root is not); "
-                                  "choose another one with --data DIR", what, folder.string()),
+    return {errc::io,
+            fmt::format("{}: the server's user may not use '{}'; every folder above it must be open to it (/root is not); "
+                        "choose another one with --data DIR",
+                        what, folder.string()),
             causes(output)};
   return {errc::io, fmt::format("{}; its messages are in '{}'", what, (folder / "postgres.log").string()), causes(output)};
 }
@@ -227,8 +230,12 @@ result<> embedded_server::impl::create_cluster() {
   if (::mkdir(fresh.c_str(), 0700) != 0 || (user && ::lchown(fresh.c_str(), user->uid, user->gid) != 0))
     return error{errc::io, fmt::format("could not create '{}'", fresh.string()), std::strerror(errno)};
   log::info("postgres", "creating a PostgreSQL {} cluster in {}", binaries.major, folder.path().string());
-  std::vector<std::string> arguments{(binaries.folder / "initdb").string(), "--pgdata=" + fresh.string(), "--username=postgres",
-                                     "--pwfile=/proc/self/fd/3", "--auth=scram-sha-256", "--encoding=UTF8"};
+  std::vector<std::string> arguments{(binaries.folder / "initdb").string(),
+                                     "--pgdata=" + fresh.string(),
+                                     "--username=postgres",
+                                     "--pwfile=/proc/self/fd/3",
+                                     "--auth=scram-sha-256",
+                                     "--encoding=UTF8"};
   // Comparison by code point everywhere: the same order on every system, and no index breaks when glibc is upgraded.
   if (binaries.major >= 17) {
     arguments.insert(arguments.end(), {"--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"});
@@ -259,9 +266,10 @@ result<> embedded_server::impl::configure() {
   for (const auto& [name, value] : options.settings) text += fmt::format("{} = {}\n", name, quoted_setting(value));
   auto written = write_file_as(user, (folder.cluster() / "postbus.conf").string(), text, 0600);
   if (!written && user)
-    written.error().text += fmt::format("; the user {} must be able to enter every folder above it (is one of them closed, as /root is?): "
-                                        "choose another folder with --data DIR",
-                                        user->name);
+    written.error().text += fmt::format(
+        "; the user {} must be able to enter every folder above it (is one of them closed, as /root is?): "
+        "choose another folder with --data DIR",
+        user->name);
   return written;
 }
 
@@ -274,14 +282,16 @@ result<> embedded_server::impl::create_database() {
   PGconn* session = ::PQconnectdbParams(keys, values, 0);
   result<> outcome;
   if (::PQstatus(session) != CONNECTION_OK) {
-    outcome = error{errc::unavailable, "the embedded server refuses its own password; was it changed? put the old one back, or write the new one "
-                                       "into the data folder's file 'password'",
+    outcome = error{errc::unavailable,
+                    "the embedded server refuses its own password; was it changed? put the old one back, or write the new one "
+                    "into the data folder's file 'password'",
                     ::PQerrorMessage(session)};
   } else {
     PGresult* found = ::PQexec(session, "select from pg_database where datname = 'postbus'");
     if (::PQntuples(found) == 0) {
       PGresult* made = ::PQexec(session, "create database postbus");
-      if (::PQresultStatus(made) != PGRES_COMMAND_OK) outcome = error{errc::database, "could not create the database 'postbus'", ::PQerrorMessage(session)};
+      if (::PQresultStatus(made) != PGRES_COMMAND_OK)
+        outcome = error{errc::database, "could not create the database 'postbus'", ::PQerrorMessage(session)};
       ::PQclear(made);
     }
     ::PQclear(found);
@@ -294,12 +304,13 @@ result<> embedded_server::impl::create_database() {
 std::optional<error> embedded_server::impl::run_once(bool first, steady::duration& lived) {
   const auto begun = steady::now();
   message_log messages{folder.log()};
-  auto child = child_process::spawn({.arguments = {(binaries.folder / "postgres").string(), "-D", folder.cluster().string(),
-                                                   "-c", "listen_addresses=127.0.0.1", "-c", fmt::format("port={}", port), "-c",
-                                                   fmt::format("unix_socket_directories={}", folder.sockets().string()), "-c", "unix_socket_permissions=0700"},
-                                     .user = user,
-                                     .working_folder = folder.cluster().string(),
-                                     .death_signal = SIGINT});
+  auto child = child_process::spawn(
+      {.arguments = {(binaries.folder / "postgres").string(), "-D", folder.cluster().string(), "-c", "listen_addresses=127.0.0.1", "-c",
+                     fmt::format("port={}", port), "-c", fmt::format("unix_socket_directories={}", folder.sockets().string()), "-c",
+                     "unix_socket_permissions=0700"},
+       .user = user,
+       .working_folder = folder.cluster().string(),
+       .death_signal = SIGINT});
   if (!child) return child.error();
   pid = child->pid();
   std::string output, piece;
@@ -337,8 +348,9 @@ std::optional<error> embedded_server::impl::run_once(bool first, steady::duratio
   set_ready(false);
   lived = steady::now() - begun;
   if (timed_out)
-    return error{errc::timed_out, fmt::format("PostgreSQL did not become ready within {} s; its messages are in '{}'",
-                                              std::chrono::duration_cast<std::chrono::seconds>(options.start_deadline).count(), folder.log().string()),
+    return error{errc::timed_out,
+                 fmt::format("PostgreSQL did not become ready within {} s; its messages are in '{}'",
+                             std::chrono::duration_cast<std::chrono::seconds>(options.start_deadline).count(), folder.log().string()),
                  causes(output)};
   if (wanted != wish::run) return std::nullopt;
   return explain(fmt::format("PostgreSQL ended with {}", describe_status(*status)), folder.path(), output, port);
@@ -380,18 +392,20 @@ result<embedded_server> embedded_server::start(embedded_options options) {
   if (::geteuid() == 0) {
     const auto found = find_user(options.run_as);
     if (!found)
-      return error{errc::unsupported, fmt::format("PostgreSQL refuses to run as root and there is no user '{}' to run it as: install PostgreSQL "
-                                                  "(apt-get install postgresql), or start postbus as an ordinary user",
-                                                  options.run_as)};
+      return error{errc::unsupported,
+                   fmt::format("PostgreSQL refuses to run as root and there is no user '{}' to run it as: install PostgreSQL "
+                               "(apt-get install postgresql), or start postbus as an ordinary user",
+                               options.run_as)};
     user = *found;
   }
   const auto installed = find_server_binaries(options.binaries);
   if (installed.empty())
-    return error{errc::unsupported, options.binaries.empty()
-                                        ? std::string{"no PostgreSQL server is installed: apt-get install postgresql, or name its programs' folder with "
-                                                      "--pg-bin DIR, or use a database you have with --db URL"}
-                                        : fmt::format("there are no PostgreSQL server programs (postgres, initdb) in '{}': correct --pg-bin DIR",
-                                                      options.binaries.string())};
+    return error{errc::unsupported,
+                 options.binaries.empty()
+                     ? std::string{"no PostgreSQL server is installed: apt-get install postgresql, or name its programs' folder with "
+                                   "--pg-bin DIR, or use a database you have with --db URL"}
+                     : fmt::format("there are no PostgreSQL server programs (postgres, initdb) in '{}': correct --pg-bin DIR",
+                                   options.binaries.string())};
   auto folder = data_folder::open(options.data, user);
   if (!folder) return folder.error();
 
@@ -400,10 +414,12 @@ result<embedded_server> embedded_server::start(embedded_options options) {
   const auto wanted_major = made->folder.cluster_major();
   const auto fitting = std::ranges::find_if(installed, [&](const auto& b) { return b.major == wanted_major.value_or(b.major); });
   if (fitting == installed.end())
-    return error{errc::unsupported,
-                 fmt::format("the data folder '{}' was made by PostgreSQL {}, but only PostgreSQL {} is installed: install postgresql-{} (or name its "
-                             "programs with --pg-bin DIR), upgrade the folder with pg_upgrade, or start a new one with --data DIR",
-                             made->folder.path().string(), *wanted_major, installed.front().major, *wanted_major)};
+    return error{
+        errc::unsupported,
+        fmt::format(
+            "the data folder '{}' was made by PostgreSQL {}, but only PostgreSQL {} is installed: install postgresql-{} (or name its "
+            "programs with --pg-bin DIR), upgrade the folder with pg_upgrade, or start a new one with --data DIR",
+            made->folder.path().string(), *wanted_major, installed.front().major, *wanted_major)};
   made->binaries = *fitting;
   if (made->binaries.major < 14)
     return error{errc::unsupported, fmt::format("PostgreSQL {} is too old: Postbus needs 14 or later", made->binaries.major)};
@@ -439,7 +455,9 @@ result<embedded_server> embedded_server::start(embedded_options options) {
   if (!database) return database.error();
   std::string host;
   for (const char c : running.folder.sockets().string())
-    host += std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.' ? std::string{c} : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    host += std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.'
+                ? std::string{c}
+                : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   running.url = fmt::format("postgresql://postgres:{}@{}:{}/postbus", running.password, host, running.port);
   log::info("postgres", "PostgreSQL {} runs in {} on 127.0.0.1:{}", running.binaries.major, running.folder.path().string(), running.port);
   return server;
@@ -464,7 +482,8 @@ result<> embedded_server::restart() {
   impl_->ask(impl::wish::restart);
   const auto patience = impl_->options.start_deadline + impl_->options.stop_deadline;
   if (!impl_->changed.wait_for(guard, patience, [&] { return impl_->starts != before && impl_->ready; }))
-    return error{errc::timed_out, fmt::format("PostgreSQL did not come back in time; its messages are in '{}'", impl_->folder.log().string())};
+    return error{errc::timed_out,
+                 fmt::format("PostgreSQL did not come back in time; its messages are in '{}'", impl_->folder.log().string())};
   return {};
 }
 

@@ -41,29 +41,36 @@ private:
 
 void server(const database_facts& f, report& out) {
   if (f.server_version < 140000)
-    out.add(severity::problem, "version", fmt::format("PostgreSQL {}", f.version_text), "Postbus needs 14 or later (logical messages in pgoutput)",
-            "upgrade the server");
+    out.add(severity::problem, "version", fmt::format("PostgreSQL {}", f.version_text),
+            "Postbus needs 14 or later (logical messages in pgoutput)", "upgrade the server");
   else
     out.ok("version", fmt::format("PostgreSQL {}", f.version_text));
   if (f.in_recovery)
-    out.add(severity::problem, "recovery", "the server is a standby, it takes no writes, NOTIFY or LISTEN", "posts and the schema need the primary",
-            "give the primary's address, or several with target_session_attrs=read-write: --db 'postgresql://a,b/DB?target_session_attrs=read-write'");
+    out.add(severity::problem, "recovery", "the server is a standby, it takes no writes, NOTIFY or LISTEN",
+            "posts and the schema need the primary",
+            "give the primary's address, or several with target_session_attrs=read-write: --db "
+            "'postgresql://a,b/DB?target_session_attrs=read-write'");
   if (f.encoding != "UTF8")
-    out.add(severity::problem, "encoding", fmt::format("the database's encoding is {}", f.encoding), "events are UTF-8; other bytes could not be told apart",
-            "create database NAME encoding 'UTF8' template template0");
+    out.add(severity::problem, "encoding", fmt::format("the database's encoding is {}", f.encoding),
+            "events are UTF-8; other bytes could not be told apart", "create database NAME encoding 'UTF8' template template0");
 }
 
-bool no_sender(const database_facts& f) { return f.used_wal_senders >= f.max_wal_senders || f.replication_error.contains("max_wal_senders"); }
+bool no_sender(const database_facts& f) {
+  return f.used_wal_senders >= f.max_wal_senders || f.replication_error.contains("max_wal_senders");
+}
 bool no_slot(const database_facts& f) { return f.used_replication_slots >= f.max_replication_slots; }
 
 /** One of the two resources of which each gateway needs one: replication slots, WAL senders. */
-void resource(const database_facts& f, std::string_view subject, std::string_view setting, std::string_view name, int most, bool used_up, std::string_view or_else,
-              report& out) {
+void resource(const database_facts& f, std::string_view subject, std::string_view setting, std::string_view name, int most, bool used_up,
+              std::string_view or_else, report& out) {
   const auto fix = fmt::format("alter system set {} = {};  -- then restart PostgreSQL{}", setting, most + 10, or_else);
   if (most == 0)
-    out.add(severity::warning, std::string{subject}, fmt::format("{} is 0", setting), "messages travel by NOTIFY, and tables cannot be watched", fix);
+    out.add(severity::warning, std::string{subject}, fmt::format("{} is 0", setting),
+            "messages travel by NOTIFY, and tables cannot be watched", fix);
   else if (used_up && f.gateway_reads)
-    out.add(severity::note, std::string{subject}, fmt::format("all {} {} are in use, one of them by a gateway of this database", most, name), "a second gateway would need another", "");
+    out.add(severity::note, std::string{subject},
+            fmt::format("all {} {} are in use, one of them by a gateway of this database", most, name),
+            "a second gateway would need another", "");
   else if (used_up)
     out.add(severity::problem, std::string{subject}, fmt::format("all {} {} are in use", most, name), "each gateway needs one", fix);
 }
@@ -73,16 +80,20 @@ void replication_session(const database_facts& f, report& out) {
     out.ok("replication", fmt::format("the role {} may replicate", f.role));
   } else if (f.replication == replication::unreachable) {
     if (no_sender(f)) return;  // told below, with the setting
-    out.add(f.gateway_reads ? severity::note : severity::problem, "replication", fmt::format("no replication session could be made: {}", f.replication_error),
-            "the WAL is read through one", "check --db-direct and the limits on connections, then try again");
+    out.add(f.gateway_reads ? severity::note : severity::problem, "replication",
+            fmt::format("no replication session could be made: {}", f.replication_error), "the WAL is read through one",
+            "check --db-direct and the limits on connections, then try again");
   } else if (f.direct_pooled) {
-    out.add(severity::problem, "replication", "the pooler refuses replication sessions", "the WAL and LISTEN need a session of their own on the server",
-            "--db-direct 'postgresql://…' with the server's own address");
+    out.add(severity::problem, "replication", "the pooler refuses replication sessions",
+            "the WAL and LISTEN need a session of their own on the server", "--db-direct 'postgresql://…' with the server's own address");
   } else if (!f.superuser && !f.replication_attribute) {
-    out.add(severity::warning, "replication", fmt::format("the role {} may not replicate", f.role), "messages travel by NOTIFY, and tables cannot be watched",
-            fmt::format("alter role {} replication;  -- RDS, Aurora: grant rds_replication to {}", quote_identifier(f.role), quote_identifier(f.role)));
+    out.add(severity::warning, "replication", fmt::format("the role {} may not replicate", f.role),
+            "messages travel by NOTIFY, and tables cannot be watched",
+            fmt::format("alter role {} replication;  -- RDS, Aurora: grant rds_replication to {}", quote_identifier(f.role),
+                        quote_identifier(f.role)));
   } else {
-    out.add(severity::warning, "replication", fmt::format("the server refuses a replication session of {}: {}", f.role, f.replication_error),
+    out.add(severity::warning, "replication",
+            fmt::format("the server refuses a replication session of {}: {}", f.role, f.replication_error),
             "messages travel by NOTIFY, and tables cannot be watched",
             fmt::format("in pg_hba.conf: host {} {} ADDRESS scram-sha-256  -- then: select pg_reload_conf()", f.database, f.role));
   }
@@ -95,14 +106,18 @@ void transport(const database_facts& f, report& out) {
   else
     out.add(severity::warning, "wal_level", fmt::format("wal_level is {}", f.wal_level),
             "messages travel by NOTIFY (at most 7,999 bytes each, slow for transactions that write), and tables cannot be watched",
-            "alter system set wal_level = 'logical';  -- then restart PostgreSQL (RDS, Aurora: rds.logical_replication = 1; Cloud SQL: cloudsql.logical_decoding = on)");
+            "alter system set wal_level = 'logical';  -- then restart PostgreSQL (RDS, Aurora: rds.logical_replication = 1; Cloud SQL: "
+            "cloudsql.logical_decoding = on)");
   replication_session(f, out);
   resource(f, "wal_senders", "max_wal_senders", "WAL senders", f.max_wal_senders, no_sender(f), "", out);
-  resource(f, "slots", "max_replication_slots", "replication slots", f.max_replication_slots, no_slot(f), "; or drop a slot nobody uses", out);
+  resource(f, "slots", "max_replication_slots", "replication slots", f.max_replication_slots, no_slot(f), "; or drop a slot nobody uses",
+           out);
   if (!no_slot(f))
-    out.ok("slots", fmt::format("{} of {} replication slots are free", f.max_replication_slots - f.used_replication_slots, f.max_replication_slots));
+    out.ok("slots",
+           fmt::format("{} of {} replication slots are free", f.max_replication_slots - f.used_replication_slots, f.max_replication_slots));
   if (f.direct_pooled && f.replication != replication::refused)
-    out.add(severity::problem, "pooler", "the direct address goes through a pooler", "LISTEN and replication need a session of their own on the server",
+    out.add(severity::problem, "pooler", "the direct address goes through a pooler",
+            "LISTEN and replication need a session of their own on the server",
             "--db-direct 'postgresql://…' with the server's own address");
   else if (f.pooled)
     out.add(severity::note, "pooler", "--db goes through a pooler, --db-direct does not", "that is as it should be", "");
@@ -111,14 +126,18 @@ void transport(const database_facts& f, report& out) {
 void limits(const database_facts& f, report& out) {
   if (f.wal_level == "logical" && f.max_slot_wal_keep_bytes < 0)
     out.add(severity::warning, "slot_wal", "a slot may keep WAL without bound (max_slot_wal_keep_size = -1)",
-            "a reader that hangs, of whatever program, can fill the server's disk; Postbus therefore takes a temporary slot, and listeners cannot resume across its restarts",
+            "a reader that hangs, of whatever program, can fill the server's disk; Postbus therefore takes a temporary slot, and listeners "
+            "cannot resume across its restarts",
             "alter system set max_slot_wal_keep_size = '4GB'; select pg_reload_conf();");
   if (f.synchronous_commit == "off")
     out.add(severity::note, "synchronous_commit", "synchronous_commit is off",
-            "commits reach the WAL reader only when they are flushed: the first message after a pause can be 0.45 s late; the gateway then makes the server flush", "");
+            "commits reach the WAL reader only when they are flushed: the first message after a pause can be 0.45 s late; the gateway then "
+            "makes the server flush",
+            "");
   const int locks = f.max_locks_per_transaction * (f.max_connections + f.max_prepared_transactions);
   if (locks < 6400)
-    out.add(severity::warning, "lock_table", fmt::format("the lock table has {} places", locks), "when it is full, no session of the whole server can work",
+    out.add(severity::warning, "lock_table", fmt::format("the lock table has {} places", locks),
+            "when it is full, no session of the whole server can work",
             "alter system set max_locks_per_transaction = 64;  -- then restart PostgreSQL");
   if (f.notify_queue_usage.value_or(0) >= 0.5)
     out.add(severity::warning, "notify_queue", fmt::format("the NOTIFY queue is {:.0f} % full", *f.notify_queue_usage * 100),
@@ -132,60 +151,75 @@ void obstacles(const database_facts& f, report& out) {
     if (slot.active || slot.temporary) continue;
     const bool looks_ours = slot.name.starts_with("postbus");
     if (!looks_ours && !lost && slot.retained_bytes < gigabyte) continue;
-    out.add(severity::warning, "orphan_slot", fmt::format("nobody reads the slot {}, which keeps {} of WAL{}", slot.name, bytes(slot.retained_bytes), lost ? " and is lost" : ""),
-            "it holds WAL and old rows back until it is read or dropped",
-            fmt::format("select pg_drop_replication_slot({});{}", quote_literal(slot.name), looks_ours ? "" : "  -- if its owner does not need it"));
+    out.add(
+        severity::warning, "orphan_slot",
+        fmt::format("nobody reads the slot {}, which keeps {} of WAL{}", slot.name, bytes(slot.retained_bytes), lost ? " and is lost" : ""),
+        "it holds WAL and old rows back until it is read or dropped",
+        fmt::format("select pg_drop_replication_slot({});{}", quote_literal(slot.name),
+                    looks_ours ? "" : "  -- if its owner does not need it"));
   }
   for (const auto& p : f.prepared_transactions)
     if (p.age_seconds >= 60)
       out.add(severity::warning, "prepared", fmt::format("the prepared transaction {} has been open for {}", p.id, duration(p.age_seconds)),
-              "a gateway that starts waits for it before it can read, and it holds old rows back", fmt::format("rollback prepared {0};  -- or commit prepared {0};", quote_literal(p.id)));
+              "a gateway that starts waits for it before it can read, and it holds old rows back",
+              fmt::format("rollback prepared {0};  -- or commit prepared {0};", quote_literal(p.id)));
   for (const auto& w : f.open_writers)
     out.add(severity::warning, "open_transaction",
-            fmt::format("a transaction that has written is open for {} (pid {}{}{})", duration(w.age_seconds), w.pid, w.application.empty() ? "" : ", ", w.application),
-            fmt::format("a gateway that starts waits for it before it can read{}", w.idle ? "; it is idle, so its program has probably forgotten it" : ""),
+            fmt::format("a transaction that has written is open for {} (pid {}{}{})", duration(w.age_seconds), w.pid,
+                        w.application.empty() ? "" : ", ", w.application),
+            fmt::format("a gateway that starts waits for it before it can read{}",
+                        w.idle ? "; it is idle, so its program has probably forgotten it" : ""),
             fmt::format("select pg_terminate_backend({});", w.pid));
 }
 
 void schema(const database_facts& f, int wanted, report& out) {
   if (f.schema_version == 0) {
-    out.add(severity::problem, "schema", fmt::format("there is no schema postbus that {} can see", f.role), fmt::format("this program needs version {}", wanted),
+    out.add(severity::problem, "schema", fmt::format("there is no schema postbus that {} can see", f.role),
+            fmt::format("this program needs version {}", wanted),
             fmt::format("postbus setup  -- or, if it is installed: grant postbus_admin to {}", quote_identifier(f.role)));
     return;
   }
   if (f.schema_version != wanted)
-    out.add(severity::problem, "schema", fmt::format("the schema has version {}, this program needs {}", f.schema_version, wanted), "they must fit",
-            f.schema_version < wanted ? "postbus setup" : "use a newer postbus");
+    out.add(severity::problem, "schema", fmt::format("the schema has version {}, this program needs {}", f.schema_version, wanted),
+            "they must fit", f.schema_version < wanted ? "postbus setup" : "use a newer postbus");
   else
     out.ok("schema", fmt::format("schema version {}", f.schema_version));
   if (!f.may_administer)
-    out.add(severity::warning, "rights", fmt::format("the role {} may post or listen, but not run a gateway or watch tables", f.role), "a gateway keeps the epoch and the transport",
-            fmt::format("grant postbus_admin to {};", quote_identifier(f.role)));
+    out.add(severity::warning, "rights", fmt::format("the role {} may post or listen, but not run a gateway or watch tables", f.role),
+            "a gateway keeps the epoch and the transport", fmt::format("grant postbus_admin to {};", quote_identifier(f.role)));
   if (f.first_schema == "postbus")
-    out.add(severity::warning, "search_path", fmt::format("tables that {} creates without a schema's name go to the schema postbus", f.role), "they cannot be watched there",
+    out.add(severity::warning, "search_path",
+            fmt::format("tables that {} creates without a schema's name go to the schema postbus", f.role), "they cannot be watched there",
             fmt::format("alter role {} set search_path = public;", quote_identifier(f.role)));
   if (f.wal_level == "logical") {
     if (!f.publication_exists)
-      out.add(severity::problem, "publication", "the publication postbus is missing", "nothing can be read from the WAL without it", "select postbus.repair_publication();");
+      out.add(severity::problem, "publication", "the publication postbus is missing", "nothing can be read from the WAL without it",
+              "select postbus.repair_publication();");
     else if (f.publication_all_tables)
-      out.add(severity::problem, "publication", "the publication postbus is FOR ALL TABLES", "UPDATE and DELETE fail on every table without a replica identity",
+      out.add(severity::problem, "publication", "the publication postbus is FOR ALL TABLES",
+              "UPDATE and DELETE fail on every table without a replica identity",
               "drop publication postbus; select postbus.repair_publication();");
     else if (!f.publication_intact)
-      out.add(severity::problem, "publication", "the publication postbus was altered", "feeds lack some of their changes", "select postbus.repair_publication();");
+      out.add(severity::problem, "publication", "the publication postbus was altered", "feeds lack some of their changes",
+              "select postbus.repair_publication();");
     for (const auto& table : f.published_unwatched)
-      out.add(severity::warning, "publication", fmt::format("{} is in the publication postbus, but is not watched", table), "its changes are sent to the gateway for nothing",
+      out.add(severity::warning, "publication", fmt::format("{} is in the publication postbus, but is not watched", table),
+              "its changes are sent to the gateway for nothing",
               fmt::format("alter publication postbus drop table {};  -- or: select postbus.watch({})", table, quote_literal(table)));
   }
   for (const auto& w : f.watched_tables) {
     if (!w.fault.empty())
       out.add(severity::problem, "watched", w.fault, fmt::format("{} is watched", w.table), w.fix + ";");
     else if (!w.published && f.publication_exists)
-      out.add(severity::problem, "watched", fmt::format("{} is watched, but not in the publication", w.table), "its feed is silent", "select postbus.repair_publication();");
+      out.add(severity::problem, "watched", fmt::format("{} is watched, but not in the publication", w.table), "its feed is silent",
+              "select postbus.repair_publication();");
     else if (!w.identity.empty())
       out.add(severity::note, "filters", fmt::format("filters on the feed of {} are exact for the columns {}", w.table, w.identity),
               "for others nobody can tell when a row stops matching, so they are refused",
-              fmt::format("create unique index postbus_identity on {0} ({1}, COLUMN); alter table {0} replica identity using index postbus_identity;  -- NOT NULL columns; "
-                          "or, for any filter and with more WAL: alter table {0} replica identity full;", w.table, w.identity));
+              fmt::format("create unique index postbus_identity on {0} ({1}, COLUMN); alter table {0} replica identity using index "
+                          "postbus_identity;  -- NOT NULL columns; "
+                          "or, for any filter and with more WAL: alter table {0} replica identity full;",
+                          w.table, w.identity));
   }
   if (f.anyone_may_emit)
     out.add(severity::note, "forgery", "whoever can log in to this database may run pg_logical_emit_message",

@@ -36,9 +36,12 @@ struct listener::impl {
   asio::awaitable<void> run() {
     while (!stopping) {
       const auto action = policy.next(steady::now());
-      if (const auto* wait = std::get_if<listen_policy::wait>(&action)) co_await wait_until(wait->until);
-      else if (const auto* command = std::get_if<listen_policy::run>(&action)) co_await carry_out(command->sql);
-      else co_await open();
+      if (const auto* wait = std::get_if<listen_policy::wait>(&action))
+        co_await wait_until(wait->until);
+      else if (const auto* command = std::get_if<listen_policy::run>(&action))
+        co_await carry_out(command->sql);
+      else
+        co_await open();
       metrics::set(metrics::gauge::listening, static_cast<std::int64_t>(policy.listening()));
       if (!stopping && policy.take_end_of_outage()) {
         log::info("listener", "listening again on {} channels", policy.listening());

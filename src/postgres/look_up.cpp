@@ -43,7 +43,8 @@ asio::awaitable<addresses> look_up(std::string host, steady::time_point deadline
       if (!cancelled) both->end(error{errc::timed_out, "the database host's name was not resolved in time"});
     });
     both->resolver.async_resolve(host, "", [both, host](error_code failed, const asio::ip::tcp::resolver::results_type& found) {
-      if (failed) return both->end(error{errc::unavailable, "the database host's name is not known: check the URL", host + ": " + failed.message()});
+      if (failed)
+        return both->end(error{errc::unavailable, "the database host's name is not known: check the URL", host + ": " + failed.message()});
       std::vector<std::string> list;
       for (const auto& one : found) {
         auto text = one.endpoint().address().to_string();

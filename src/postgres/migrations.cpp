@@ -48,8 +48,8 @@ std::vector<migration> after(int version) {
 }
 
 std::string one_step(const migration& m) {
-  return fmt::format("insert into postbus.migrations (number, name, breaking) values ({}, {}, {});\n{}\n", m.number, quote_literal(m.name), m.breaking,
-                     m.sql);
+  return fmt::format("insert into postbus.migrations (number, name, breaking) values ({}, {}, {});\n{}\n", m.number, quote_literal(m.name),
+                     m.breaking, m.sql);
 }
 
 std::string finish() {
@@ -58,16 +58,19 @@ std::string finish() {
 }
 
 error newer(int version) {
-  return {errc::conflict, fmt::format("the database has schema version {}, this program knows {}: use a newer postbus; a schema never goes back", version,
-                                      schema_version())};
+  return {errc::conflict,
+          fmt::format("the database has schema version {}, this program knows {}: use a newer postbus; a schema never goes back", version,
+                      schema_version())};
 }
 
 error refused_step(std::string_view name, error why) {
   const auto state = sqlstate(why);
-  auto text = state == "42501" ? fmt::format("the role may not install the schema (step {}): run setup as the database's owner, or give the output of "
-                                             "`postbus setup --print` to a DBA",
-                                             name)
-                               : fmt::format("step {} was refused, nothing was changed: {}", name, why.text);
+  auto text = state == "42501"
+                  ? fmt::format(
+                        "the role may not install the schema (step {}): run setup as the database's owner, or give the output of "
+                        "`postbus setup --print` to a DBA",
+                        name)
+                  : fmt::format("step {} was refused, nothing was changed: {}", name, why.text);
   return {why.code, std::move(text), std::move(why.detail)};
 }
 
@@ -123,10 +126,11 @@ result<> check_schema(const schema_state& state) {
   if (state.version > schema_version()) return newer(state.version);
   if (state.pending.empty()) return {};
   if (state.version == 0)
-    return error{errc::conflict, fmt::format("the database has no postbus schema, this program needs version {}: run postbus setup", schema_version())};
+    return error{errc::conflict,
+                 fmt::format("the database has no postbus schema, this program needs version {}: run postbus setup", schema_version())};
   return error{errc::conflict,
-               fmt::format("the database has schema version {}, this program needs {}: {}run postbus setup", state.version, schema_version(),
-                           state.breaking() ? "stop the gateways and workers of the older version, then " : "")};
+               fmt::format("the database has schema version {}, this program needs {}: {}run postbus setup", state.version,
+                           schema_version(), state.breaking() ? "stop the gateways and workers of the older version, then " : "")};
 }
 
 asio::awaitable<result<std::vector<migration>>> migrate(connection& session, bool allow_breaking, steady::duration deadline) {
@@ -143,8 +147,9 @@ asio::awaitable<result<std::vector<migration>>> migrate(connection& session, boo
 }
 
 std::string print_setup(int version) {
-  std::string out = fmt::format("-- The schema of Postbus, version {}{}.\n-- Run it with: psql -v ON_ERROR_STOP=1 -f FILE\n{}{}\n", schema_version(),
-                                version ? fmt::format(", from version {}", version) : "", preamble, embedded_sql::find("setup/bootstrap.sql"));
+  std::string out =
+      fmt::format("-- The schema of Postbus, version {}{}.\n-- Run it with: psql -v ON_ERROR_STOP=1 -f FILE\n{}{}\n", schema_version(),
+                  version ? fmt::format(", from version {}", version) : "", preamble, embedded_sql::find("setup/bootstrap.sql"));
   for (const auto& step : after(version)) out += one_step(step);
   return out + finish() + "commit;\n";
 }

@@ -172,8 +172,8 @@ struct stream_abort {
   std::uint32_t subxid{};
 };
 
-using change = std::variant<begin, commit, message, insert, update, delete_, relation, truncate, type, origin, stream_start,
-                            stream_stop, stream_commit, stream_abort>;
+using change = std::variant<begin, commit, message, insert, update, delete_, relation, truncate, type, origin, stream_start, stream_stop,
+                            stream_commit, stream_abort>;
 
 /**
  * Decodes one message that does not stand within a streamed block. The frames of two-phase transactions, which we do not

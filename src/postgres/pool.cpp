@@ -26,12 +26,15 @@ struct pool::state {
 
   /** One who waits. Granted: it owns a slot, with the session in it or without. */
   struct waiter {
-    waiter(state& in, steady::time_point deadline) : owner{in}, timer{in.executor, deadline}, place{in.waiting.insert(in.waiting.end(), this)} {}
+    waiter(state& in, steady::time_point deadline)
+        : owner{in}, timer{in.executor, deadline}, place{in.waiting.insert(in.waiting.end(), this)} {}
     waiter(const waiter&) = delete;
     waiter& operator=(const waiter&) = delete;
     ~waiter() {
-      if (!granted) owner.waiting.erase(place);
-      else if (!taken) owner.give_back(std::move(session));
+      if (!granted)
+        owner.waiting.erase(place);
+      else if (!taken)
+        owner.give_back(std::move(session));
     }
     state& owner;
     asio::steady_timer timer;
@@ -44,8 +47,10 @@ struct pool::state {
   void give_back(session_ptr session) {
     if (session && (closed || !session->is_open())) session.reset();
     if (closed || waiting.empty()) {
-      if (session) idle.push_back(std::move(session));
-      else --made;
+      if (session)
+        idle.push_back(std::move(session));
+      else
+        --made;
       return;
     }
     auto* first = waiting.front();
@@ -76,7 +81,8 @@ error closed_pool() { return {errc::unavailable, "the database sessions are clos
 
 }  // namespace
 
-pool::lease::lease(std::shared_ptr<state> from, std::unique_ptr<connection> session) : from_{std::move(from)}, session_{std::move(session)} {}
+pool::lease::lease(std::shared_ptr<state> from, std::unique_ptr<connection> session)
+    : from_{std::move(from)}, session_{std::move(session)} {}
 pool::lease::lease(lease&&) noexcept = default;
 pool::lease& pool::lease::operator=(lease&& other) noexcept {
   std::swap(from_, other.from_);
@@ -87,7 +93,8 @@ pool::lease::~lease() {
   if (from_) from_->give_back(std::move(session_));
 }
 
-pool::pool(asio::any_io_executor executor, pool_options options) : state_{std::make_shared<state>(std::move(executor), std::move(options))} {}
+pool::pool(asio::any_io_executor executor, pool_options options)
+    : state_{std::make_shared<state>(std::move(executor), std::move(options))} {}
 pool::~pool() { close(); }
 
 void pool::close() {

@@ -62,7 +62,8 @@ asio::awaitable<result<batch_outcome>> send(connection& session, const batch& po
     } else if (lsn) {
       outcome.each.emplace_back(*lsn);
     } else {
-      outcome.each.emplace_back(error{errc::internal, "the message was posted, but the database does not tell its position", last ? "" : last.error().detail});
+      outcome.each.emplace_back(
+          error{errc::internal, "the message was posted, but the database does not tell its position", last ? "" : last.error().detail});
     }
   }
   co_return outcome;
@@ -122,15 +123,19 @@ struct poster::impl {
     auto sent = co_await send(session, posts, false, deadline);
     if (sent && sent->rolled_back) sent = co_await send(session, posts, true, deadline);
     for (std::size_t i = 0; i < posts.size(); ++i) {
-      if (sent) finish(posts[i], std::move(sent->each[i]));
-      else finish(posts[i], unknown_outcome(sent.error()));
+      if (sent)
+        finish(posts[i], std::move(sent->each[i]));
+      else
+        finish(posts[i], unknown_outcome(sent.error()));
     }
     if (!sent) log::warning("poster", "a session broke under {} messages: {} {}", posts.size(), sent.error().text, sent.error().detail);
   }
 
   void finish(pending_post& one, result<std::uint64_t> outcome) {
-    if (outcome) metrics::add(metrics::counter::posts_ok);
-    else metrics::add(traits(outcome.error().code).retry ? metrics::counter::posts_failed : metrics::counter::posts_refused);
+    if (outcome)
+      metrics::add(metrics::counter::posts_ok);
+    else
+      metrics::add(traits(outcome.error().code).retry ? metrics::counter::posts_failed : metrics::counter::posts_refused);
     --queued;
     queued_bytes -= one.bytes();
     one.resume(std::move(outcome));
@@ -162,9 +167,12 @@ asio::awaitable<result<std::uint64_t>> poster::post(std::string channel, post_fo
   auto& self = *impl_;
   pending_post one{std::move(channel), std::move(payload), form, steady::now() + self.limits.deadline};
   error refusal;
-  if (self.stopping) refusal = {errc::draining, "the gateway is shutting down; the message was not posted"};
-  else if (one.channel.contains('\0')) refusal = {errc::invalid_channel, "a channel name cannot hold a NUL byte"};
-  else if (one.payload.contains('\0')) refusal = {errc::invalid_argument, "PostgreSQL text cannot hold a NUL byte; post it as JSON or encode it"};
+  if (self.stopping)
+    refusal = {errc::draining, "the gateway is shutting down; the message was not posted"};
+  else if (one.channel.contains('\0'))
+    refusal = {errc::invalid_channel, "a channel name cannot hold a NUL byte"};
+  else if (one.payload.contains('\0'))
+    refusal = {errc::invalid_argument, "PostgreSQL text cannot hold a NUL byte; post it as JSON or encode it"};
   else if (self.queued >= self.limits.queued || self.queued_bytes + one.bytes() > self.limits.queued_bytes)
     refusal = {errc::too_many, "too many messages wait to be posted; slow down"};
   if (!refusal.text.empty()) {

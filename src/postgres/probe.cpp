@@ -83,8 +83,12 @@ result<seen> read_facts(const rows& answer, int session_pid, database_facts& fac
 void read_slots(const rows& answer, database_facts& facts) {
   for (std::size_t i = 0; i < answer.size(); ++i) {
     const row_reader row{answer, i};
-    database_facts::slot one{.name = row.text("slot_name"), .plugin = row.text("plugin"), .wal_status = row.text("wal_status"), .ours = row.flag("ours"),
-                             .active = row.flag("active"), .temporary = row.flag("temporary")};
+    database_facts::slot one{.name = row.text("slot_name"),
+                             .plugin = row.text("plugin"),
+                             .wal_status = row.text("wal_status"),
+                             .ours = row.flag("ours"),
+                             .active = row.flag("active"),
+                             .temporary = row.flag("temporary")};
     row.number("retained_bytes", one.retained_bytes);
     facts.logical_slots.push_back(std::move(one));
   }
@@ -129,7 +133,11 @@ asio::awaitable<result<>> read_watched(connection& session, database_facts& fact
   for (std::size_t i = 0; i < watched->size(); ++i) {
     const row_reader one{*watched, i};
     if (one.flag("watched"))
-      facts.watched_tables.push_back({.table = one.text("table_name"), .fault = one.text("fault"), .fix = one.text("fix"), .published = one.flag("published"), .identity = one.text("identity")});
+      facts.watched_tables.push_back({.table = one.text("table_name"),
+                                      .fault = one.text("fault"),
+                                      .fix = one.text("fix"),
+                                      .published = one.flag("published"),
+                                      .identity = one.text("identity")});
     else
       facts.published_unwatched.push_back(one.text("table_name"));
   }
@@ -163,7 +171,8 @@ asio::awaitable<result<>> look_for_pooler(std::string direct, database_facts& fa
 
 /** Tries what the reader will do. */
 asio::awaitable<void> try_replication(std::string direct, database_facts& facts, steady::duration deadline) {
-  auto stream = co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
+  auto stream =
+      co_await replication_stream::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
   if (stream) co_return;
   const auto why = stream.error();
   const auto state = sqlstate(why);
@@ -175,7 +184,8 @@ asio::awaitable<void> try_replication(std::string direct, database_facts& facts,
 
 }  // namespace
 
-asio::awaitable<result<database_facts>> probe_transport(connection& session, std::string db, std::string direct, steady::duration deadline) {
+asio::awaitable<result<database_facts>> probe_transport(connection& session, std::string db, std::string direct,
+                                                        steady::duration deadline) {
   database_facts facts;
   auto looked = co_await look_at_transport(session, facts, deadline);
   if (!looked) co_return looked.error();
@@ -199,7 +209,8 @@ asio::awaitable<result<database_facts>> probe(std::string db, std::string direct
   auto writers = co_await ask(*session, "statements/probe/writers.sql", deadline);
   if (!writers) co_return writers.error();
   read_waits(*prepared, *writers, facts);
-  facts.gateway_reads = std::ranges::any_of(facts.logical_slots, [](const auto& one) { return one.ours && one.active && one.name.starts_with("postbus_"); });
+  facts.gateway_reads =
+      std::ranges::any_of(facts.logical_slots, [](const auto& one) { return one.ours && one.active && one.name.starts_with("postbus_"); });
   if (facts.schema_version != 0) {
     auto watched = co_await read_watched(*session, facts, deadline);
     if (!watched) co_return watched.error();

@@ -103,9 +103,9 @@ std::string_view name(tier::kind transport);
 struct finding {
   enum class severity { ok, note, warning, problem } level{severity::ok};
   std::string subject;  ///< a stable name: "wal_level"
-  std::string what;     ///< what is so
-  std::string why;      ///< why it matters; "" for ok
-  std::string fix;      ///< the exact SQL or command; "" when there is none
+  std::string what;  ///< what is so
+  std::string why;  ///< why it matters; "" for ok
+  std::string fix;  ///< the exact SQL or command; "" when there is none
 };
 std::string_view name(finding::severity level);
 

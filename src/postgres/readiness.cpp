@@ -44,8 +44,10 @@ void readiness::arm() {
     if (cancelled) return;
     self->armed_for_ = none;
     if (self->deadline_ == none) return;
-    if (steady::now() < self->deadline_) self->arm();
-    else self->cancel();
+    if (steady::now() < self->deadline_)
+      self->arm();
+    else
+      self->cancel();
   });
 }
 

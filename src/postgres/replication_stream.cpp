@@ -76,7 +76,8 @@ void replication_stream::use_slot(std::string name, std::uint64_t lsn) {
 
 asio::awaitable<result<>> replication_stream::create_slot(std::string name, lifetime l) {
   const auto no_snapshot = session_.server_version() >= 150000 ? " (SNAPSHOT 'nothing')" : " NOEXPORT_SNAPSHOT";
-  const auto command = "CREATE_REPLICATION_SLOT " + quote_identifier(name) + (l == lifetime::permanent ? "" : " TEMPORARY") + " LOGICAL pgoutput" + no_snapshot;
+  const auto command = "CREATE_REPLICATION_SLOT " + quote_identifier(name) + (l == lifetime::permanent ? "" : " TEMPORARY") +
+                       " LOGICAL pgoutput" + no_snapshot;
   auto made = co_await session_.execute(command, options_.slot_deadline);
   if (!made) co_return made.error();
   const auto point = made->size() == 1 && made->columns() >= 2 ? parse_lsn(made->text(0, 1)) : std::nullopt;
@@ -86,8 +87,9 @@ asio::awaitable<result<>> replication_stream::create_slot(std::string name, life
 }
 
 asio::awaitable<result<>> replication_stream::start() {
-  const auto command = fmt::format("START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming 'on', publication_names {}, messages 'true')",
-                                   quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, quote_literal(quote_identifier(options_.publication)));
+  const auto command = fmt::format(
+      "START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming 'on', publication_names {}, messages 'true')",
+      quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, quote_literal(quote_identifier(options_.publication)));
   auto started = co_await session_.execute(command, options_.deadline);
   if (!started) co_return started.error();
   pulse_ = stream_pulse{steady::now(), options_.pulse};

@@ -1,6 +1,6 @@
 #pragma once
-#include <cstdint>
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,7 +25,8 @@ struct stream_options {
   steady::duration deadline{std::chrono::seconds{10}};       ///< of the connection and of each command
   steady::duration slot_deadline{std::chrono::seconds{60}};  ///< of the slot's creation, which waits for running writers
   stream_pulse::timing pulse{};
-  std::uint32_t decoding_kib{64 * 1024};  ///< what the server holds of transactions under way before it streams the largest (logical_decoding_work_mem)
+  std::uint32_t decoding_kib{
+      64 * 1024};  ///< what the server holds of transactions under way before it streams the largest (logical_decoding_work_mem)
 };
 
 /**

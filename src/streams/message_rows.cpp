@@ -43,7 +43,8 @@ void message_rows::insert(const changes::transaction& in, const pgoutput::insert
     return log::error("streams", "a row of postbus.messages cannot be read and is not delivered");
   m.bytes = static_cast<std::uint32_t>(row[payload].size());
   m.stream = std::hash<std::string_view>{}(row[channel]);
-  out.add(row[channel], bus::kind::message, row[is_json] == "t" ? bus::payload_form::json : bus::payload_form::text, row[payload], {}, in.time);
+  out.add(row[channel], bus::kind::message, row[is_json] == "t" ? bus::payload_form::json : bus::payload_form::text, row[payload], {},
+          in.time);
   xid_ = in.xid;
   pending_.push_back({out.events().size() - 1 - in.first_event, m});
 }
@@ -56,7 +57,8 @@ boost::asio::awaitable<result<>> message_rows::resolve() { co_return result<>{};
 
 void message_rows::committed(std::span<bus::event* const> events) {
   if (pending_.empty()) return;
-  recorder::transaction made{.xid = xid_, .epoch = events.front()->at.epoch, .lsn = events.front()->at.lsn, .time = events.front()->time, .messages = {}};
+  recorder::transaction made{
+      .xid = xid_, .epoch = events.front()->at.epoch, .lsn = events.front()->at.lsn, .time = events.front()->time, .messages = {}};
   made.messages.reserve(pending_.size());
   for (auto& p : pending_) {
     p.message.index = events[p.event]->at.index;

@@ -288,7 +288,8 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
     if (!passed) co_return passed.error();
   }
   const auto limit = steady::now() + settle_deadline;
-  while (!stopped_ && begun == begun_ && (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
+  while (!stopped_ && begun == begun_ &&
+         (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
     if (steady::now() > limit) co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
     co_await sleep(5ms);
   }

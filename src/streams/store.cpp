@@ -79,7 +79,8 @@ asio::awaitable<result<bus::position>> store::readable() {
   for (;;) {
     const auto at = recorder_.recorded();
     if (at.epoch != 0 && at.epoch == hub_.head().epoch) co_return at;
-    if (steady::now() >= limit) co_return error{errc::unavailable, "the order of the stream's messages is still being established; come back in a moment"};
+    if (steady::now() >= limit)
+      co_return error{errc::unavailable, "the order of the stream's messages is still being established; come back in a moment"};
     co_await recorder_.progress(1s);
   }
 }
@@ -99,7 +100,8 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
   if (after.from_notify()) after.index = bus::position::end_of_commit;
   most = std::min(most, settings_.page_messages);
 
-  const auto epoch_text = std::to_string(epoch), lsn = std::to_string(after.lsn), index = std::to_string(after.index), wanted = std::to_string(most);
+  const auto epoch_text = std::to_string(epoch), lsn = std::to_string(after.lsn), index = std::to_string(after.index),
+             wanted = std::to_string(most);
   const parameter parameters[] = {channel, epoch_text, lsn, index, wanted};
   const auto runs = co_await ask(embedded_sql::find("statements/streams/page.sql"), parameters);
   if (!runs) co_return runs.error();
@@ -115,7 +117,8 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     const auto base = runs->get(row, 3);
     for (std::size_t offset = 2, k = 0; offset < hex.size(); offset += 2 * entry_bytes, ++k) {
       const auto e = parse_hex(hex, offset);
-      const auto at = base ? bus::position{epoch, number<std::uint64_t>(runs->text(row, 2)), number<std::uint32_t>(*base) + static_cast<std::uint32_t>(k)}
+      const auto at = base ? bus::position{epoch, number<std::uint64_t>(runs->text(row, 2)),
+                                           number<std::uint32_t>(*base) + static_cast<std::uint32_t>(k)}
                            : bus::position{epoch, e.lsn, e.index};
       ++seen;
       if (!all && at <= after) continue;
@@ -164,8 +167,10 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     gone = false;
   };
   const auto just_before = [](bus::position at) {
-    if (at.index > 0) --at.index;
-    else at = {at.epoch, at.lsn - 1, bus::position::end_of_commit};
+    if (at.index > 0)
+      --at.index;
+    else
+      at = {at.epoch, at.lsn - 1, bus::position::end_of_commit};
     return at;
   };
   std::size_t delivered = 0;
@@ -178,7 +183,8 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     }
     tell_gap(just_before(p.at));
     const auto& [rows, i] = row->second;
-    made->add(channel, bus::kind::message, rows->is_true(i, 1) ? bus::payload_form::json : bus::payload_form::text, rows->text(i, 2), p.at, p.what.time);
+    made->add(channel, bus::kind::message, rows->is_true(i, 1) ? bus::payload_form::json : bus::payload_form::text, rows->text(i, 2), p.at,
+              p.what.time);
     told = p.at;
     ++delivered;
   }
@@ -195,7 +201,8 @@ asio::awaitable<result<bus::start>> store::consumer_start(std::string channel, s
   const parameter parameters[] = {channel, consumer};
   auto found = co_await ask(embedded_sql::find("statements/streams/consumer.sql"), parameters);
   if (!found) co_return found.error();
-  if (found->size() == 0) co_return error{errc::not_found, "this channel is not a stream, which a consumer needs: postbus stream create CHANNEL"};
+  if (found->size() == 0)
+    co_return error{errc::not_found, "this channel is not a stream, which a consumer needs: postbus stream create CHANNEL"};
   const auto place = found->get(0, 1);
   if (!place) co_return bus::start{bus::from_beginning{}};
   if (number<std::uint32_t>(found->text(0, 0)) != complete->epoch)

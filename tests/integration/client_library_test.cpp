@@ -27,12 +27,13 @@ using namespace std::chrono_literals;
 class client_library : public testing::Test {
 protected:
   void SetUp() override {
-    const auto command = fmt::format("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-                                     " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {0}/key.pem -out {0}/cert.pem 2>/dev/null",
-                                     folder.path());
+    const auto command = fmt::format(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+        " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {0}/key.pem -out {0}/cert.pem 2>/dev/null",
+        folder.path());
     ASSERT_EQ(std::system(command.c_str()), 0);
-    gateway = std::make_unique<program>(program::words{"--db", db.url(), "serve", "--threads", "1", "--port", "0", "--tls-cert", folder.path() + "/cert.pem", "--tls-key",
-                                                       folder.path() + "/key.pem"});
+    gateway = std::make_unique<program>(program::words{"--db", db.url(), "serve", "--threads", "1", "--port", "0", "--tls-cert",
+                                                       folder.path() + "/cert.pem", "--tls-key", folder.path() + "/key.pem"});
     const auto line = gateway->line();
     ASSERT_TRUE(line) << gateway->rest_of_errors();
     url = line->substr(line->find("https://"));
@@ -81,7 +82,8 @@ TEST_F(client_library, the_certificate_must_be_trusted_and_name_the_host) {
     EXPECT_THAT(refused.what(), HasSubstr("not trusted"));
   }
   const auto port = url.substr(url.rfind(':'));
-  client other{"https://127.0.0.2" + port, {.ca_file = folder.path() + "/cert.pem"}}, named{"https://localhost" + port, {.ca_file = folder.path() + "/cert.pem"}};
+  client other{"https://127.0.0.2" + port, {.ca_file = folder.path() + "/cert.pem"}},
+      named{"https://localhost" + port, {.ca_file = folder.path() + "/cert.pem"}};
   EXPECT_THROW(other.status(), request_error);  // nothing listens there, or its certificate names another
   EXPECT_NE(named.status(), "");
   EXPECT_THROW(client{"localhost" + port}, std::invalid_argument);

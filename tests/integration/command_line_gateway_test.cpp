@@ -64,7 +64,9 @@ protected:
     extra.emplace("POSTBUS_URL", url);
     return std::make_unique<program>(std::move(words), std::move(extra));
   }
-  void post(std::string_view channel, std::string_view payload) { db.psql(fmt::format("select postbus.post('{}', '{}'::text)", channel, payload)); }
+  void post(std::string_view channel, std::string_view payload) {
+    db.psql(fmt::format("select postbus.post('{}', '{}'::text)", channel, payload));
+  }
   /** Waits until a listener is confirmed: it gets what is posted again and again until it has it. */
   std::string first_line(program& listener, std::string_view channel) {
     for (int i = 0; i < 600; ++i) {
@@ -149,7 +151,8 @@ TEST_F(command_line_gateway, status_is_a_document_and_a_table) {
   EXPECT_TRUE(document.at("ready").as_bool());
   EXPECT_EQ(text(document.at("tier"), "name"), "wal");
   EXPECT_TRUE(document.at("channels").is_array());
-  for (const auto* rate : {"events_in_per_s", "events_out_per_s", "posts_per_s"}) EXPECT_GE(document.at(rate).to_number<double>(), 0) << rate;
+  for (const auto* rate : {"events_in_per_s", "events_out_per_s", "posts_per_s"})
+    EXPECT_GE(document.at(rate).to_number<double>(), 0) << rate;
   EXPECT_EQ(run({"post", "busy channel", "one"}).status, 0);
   first_line(*listener, "busy channel");
   const auto now = boost::json::parse(run({"status", "--json"}).out);
@@ -157,7 +160,8 @@ TEST_F(command_line_gateway, status_is_a_document_and_a_table) {
   EXPECT_GT(now.at("events_out_per_s").to_number<double>(), 0);
   std::ifstream file{POSTBUS_SOURCE_DIR "/docs/cli.md"};
   const std::string manual{std::istreambuf_iterator<char>{file}, {}};
-  for (const auto& member : now.as_object()) EXPECT_TRUE(manual.contains(fmt::format("`{}`", std::string{member.key()}))) << "docs/cli.md lacks " << member.key();
+  for (const auto& member : now.as_object())
+    EXPECT_TRUE(manual.contains(fmt::format("`{}`", std::string{member.key()}))) << "docs/cli.md lacks " << member.key();
   const auto shown = run({"status"});
   EXPECT_THAT(shown.out, testing::ContainsRegex("events out per s +[0-9.]+"));
   EXPECT_EQ(shown.status, 0);

@@ -22,20 +22,26 @@ using testing_support::program;
 using testing_support::run_program;
 
 /** The command on a database, named by POSTBUS_DB. */
-outcome on(const database& db, program::words words, std::string_view input = {}) { return run_program(std::move(words), {{"POSTBUS_DB", db.url()}}, input); }
+outcome on(const database& db, program::words words, std::string_view input = {}) {
+  return run_program(std::move(words), {{"POSTBUS_DB", db.url()}}, input);
+}
 
 /** What has been posted since `slot` was made, as psql prints it. */
 std::string posted(const database& db) {
-  return db.psql("select prefix || ' ' || convert_from(content, 'UTF8') from (select data from pg_logical_slot_get_changes('posted', null, null)) raw,"
-                 " lateral (select substring(data from 'prefix: (.*), sz') as prefix, convert_to(substring(data from 'content:(.*)'), 'UTF8') as content) parts"
-                 " where data like 'message:%'");
+  return db.psql(
+      "select prefix || ' ' || convert_from(content, 'UTF8') from (select data from pg_logical_slot_get_changes('posted', null, null)) raw,"
+      " lateral (select substring(data from 'prefix: (.*), sz') as prefix, convert_to(substring(data from 'content:(.*)'), 'UTF8') as "
+      "content) parts"
+      " where data like 'message:%'");
 }
 
 class command_line_sql : public testing::Test {
 protected:
   void TearDown() override {
     // The slot must go before its database does.
-    db.psql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'posted' and database = current_database()");
+    db.psql(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'posted' and database = "
+        "current_database()");
   }
   void collect() { db.psql("select pg_create_logical_replication_slot('posted', 'test_decoding')"); }
   database db;
@@ -55,7 +61,9 @@ TEST_F(command_line_sql, post_takes_one_message_per_line_with_every_byte_as_it_i
   const auto run = on(db, {"post", "log", "-"}, "one\n\n{\"quoted, \\ and braced\"}\nNULL\nlast without an end");
   EXPECT_EQ(run.status, 0) << run.err;
   EXPECT_THAT(run.err, IsEmpty());
-  EXPECT_EQ(posted(db), "postbus:t:log one\npostbus:t:log \npostbus:t:log {\"quoted, \\ and braced\"}\npostbus:t:log NULL\npostbus:t:log last without an end");
+  EXPECT_EQ(posted(db),
+            "postbus:t:log one\npostbus:t:log \npostbus:t:log {\"quoted, \\ and braced\"}\npostbus:t:log NULL\npostbus:t:log last without "
+            "an end");
 }
 
 TEST_F(command_line_sql, post_says_which_line_was_refused_and_keeps_those_before) {
@@ -91,8 +99,9 @@ TEST_F(command_line_sql, watch_watched_unwatch) {
   EXPECT_THAT(on(db, {"watched"}).err, HasSubstr("no table is watched"));
   ASSERT_EQ(on(db, {"watch", "orders", "--notify", "events"}).status, 0);
   const auto listed = on(db, {"watched"});
-  EXPECT_EQ(listed.out, "table          channel              columns  mirrored to  state\n"
-                        "public.orders  table:public.orders  all      events       live\n");
+  EXPECT_EQ(listed.out,
+            "table          channel              columns  mirrored to  state\n"
+            "public.orders  table:public.orders  all      events       live\n");
   EXPECT_THAT(on(db, {"watched", "--json"}).out, HasSubstr(R"("notify" : "events")"));
   EXPECT_EQ(on(db, {"unwatch", "orders"}).status, 0);
   EXPECT_EQ(on(db, {"watched"}).out, "");
@@ -120,7 +129,8 @@ TEST_F(command_line_sql, psql_reaches_the_database_and_keeps_the_password_out_of
   EXPECT_EQ(run.out, "walker\n") << run.err;
   program open{{"--db", url, "psql", "--", "-Atc", "select pg_sleep(60)"}};
   std::string arguments;
-  for (const auto until = steady::now() + std::chrono::minutes{1}; arguments.find("--dbname") == std::string::npos && steady::now() < until;) {
+  for (const auto until = steady::now() + std::chrono::minutes{1};
+       arguments.find("--dbname") == std::string::npos && steady::now() < until;) {
     std::ifstream file{"/proc/" + std::to_string(open.pid()) + "/cmdline", std::ios::binary};
     arguments.assign(std::istreambuf_iterator<char>{file}, {});
   }
@@ -157,7 +167,10 @@ TEST(command_line_setup, installs_once_prints_and_refuses_what_does_not_fit) {
 TEST(command_line_setup, revoke_emit_closes_the_way_to_forge_messages) {
   const database db;
   ASSERT_EQ(on(db, {"setup", "--revoke-emit"}).status, 0);
-  EXPECT_EQ(db.psql("select bool_or(has_function_privilege('public', p.oid, 'execute')) from pg_proc p where proname = 'pg_logical_emit_message'"), "f");
+  EXPECT_EQ(
+      db.psql(
+          "select bool_or(has_function_privilege('public', p.oid, 'execute')) from pg_proc p where proname = 'pg_logical_emit_message'"),
+      "f");
 }
 
 TEST(command_line_usage, exit_statuses_and_texts) {
@@ -178,7 +191,8 @@ TEST(command_line_usage, exit_statuses_and_texts) {
     EXPECT_EQ(help.status, 0) << command;
     EXPECT_THAT(help.out, HasSubstr("Example:\n  postbus")) << command;
     program::words words{"--data", empty.path(), command};
-    if (std::string_view{command} != "watched" && std::string_view{command} != "status" && std::string_view{command} != "psql") words.emplace_back("x");
+    if (std::string_view{command} != "watched" && std::string_view{command} != "status" && std::string_view{command} != "psql")
+      words.emplace_back("x");
     const auto alone = run_program(words);
     EXPECT_EQ(alone.status, 3) << command;
     EXPECT_THAT(alone.err, HasSubstr("postbus serve")) << command;

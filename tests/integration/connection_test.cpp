@@ -202,7 +202,8 @@ asio::awaitable<copied> take_copy(connection& c, std::size_t enough = SIZE_MAX) 
 TEST(connection, copies_rows_out) {
   run([]() -> asio::awaitable<void> {
     auto c = co_await open();
-    EXPECT_TRUE(co_await c.copy_out("copy (select i, case when i % 2 = 0 then E'a\\tb' end from generate_series(1, 200000) i) to stdout", 5s));
+    EXPECT_TRUE(
+        co_await c.copy_out("copy (select i, case when i % 2 = 0 then E'a\\tb' end from generate_series(1, 200000) i) to stdout", 5s));
     auto all = co_await take_copy(c);
     EXPECT_TRUE(all.ended) << all.ended.error().detail;
     EXPECT_EQ(all.rows, 200'000u);
@@ -284,8 +285,10 @@ TEST(connection, streams_copy_both) {
     result<> ended;
     while (ended) {
       const auto taken = c.take_copy_data();
-      if (!taken) ended = taken.error();
-      else if (!*taken) ended = co_await c.wait_copy_data(5s);
+      if (!taken)
+        ended = taken.error();
+      else if (!*taken)
+        ended = co_await c.wait_copy_data(5s);
     }
     EXPECT_EQ(ended.error().code, errc::unavailable);
     EXPECT_EQ(sqlstate(ended.error()), "57P01");
@@ -335,9 +338,10 @@ TEST(connection, reads_everything_through_tls) {
   testing_support::temporary_folder keys;
   const auto key = keys.path() + "/key.pem";
   const auto certificate = keys.path() + "/certificate.pem";
-  const auto make = fmt::format("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test -keyout {} -out {} "
-                                "2>/dev/null && chmod 600 {} && {{ [ $(id -u) != 0 ] || chown postgres {}; }}",
-                                key, certificate, key, key);
+  const auto make = fmt::format(
+      "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test -keyout {} -out {} "
+      "2>/dev/null && chmod 600 {} && {{ [ $(id -u) != 0 ] || chown postgres {}; }}",
+      key, certificate, key, key);
   ASSERT_EQ(std::system(make.c_str()), 0);
   cluster c{{{"ssl", "on"}, {"ssl_cert_file", certificate}, {"ssl_key_file", key}}};
   run([](cluster& on) -> asio::awaitable<void> {
@@ -355,7 +359,8 @@ TEST(connection, reads_everything_through_tls) {
     on.psql("create publication p");
     auto stream = co_await open({.conninfo = url, .replication = true});
     auto started = co_await stream.execute("CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL pgoutput", 10s);
-    started = co_await stream.execute("START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p', messages 'true')", 10s);
+    started =
+        co_await stream.execute("START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p', messages 'true')", 10s);
     EXPECT_TRUE(started);
     on.psql("select pg_logical_emit_message(true, 'p', repeat('x', n * 37)) from generate_series(1, 1000) n");
     int got = 0;

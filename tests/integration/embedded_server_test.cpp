@@ -33,7 +33,7 @@ TEST(embedded_server, is_set_up_for_replication_and_kept_private) {
   EXPECT_EQ(here.psql("show listen_addresses"), "127.0.0.1");
   EXPECT_EQ(here.psql("show server_encoding"), "UTF8");
   EXPECT_EQ(here.psql("select count(*) from pg_hba_file_rules where auth_method <> 'scram-sha-256'"), "0");
-  struct stat found {};
+  struct stat found{};
   ASSERT_EQ(::stat((here.server().folder() / "password").c_str(), &found), 0);
   EXPECT_EQ(found.st_mode & 07777, 0600U);
   ASSERT_EQ(::stat(here.server().sockets().c_str(), &found), 0);
@@ -98,7 +98,7 @@ TEST(embedded_server, tells_other_commands_how_to_reach_it_while_it_runs) {
     EXPECT_EQ(at->url, server->url());
     EXPECT_EQ(at->gateway, "http://127.0.0.1:7432");
     EXPECT_EQ(at->pid, ::getpid());
-    struct stat found {};
+    struct stat found{};
     ASSERT_EQ(::stat((data / "attach.json").c_str(), &found), 0);
     EXPECT_EQ(found.st_mode & 07777, 0600U);
   }
@@ -107,7 +107,9 @@ TEST(embedded_server, tells_other_commands_how_to_reach_it_while_it_runs) {
 
 TEST(embedded_server, refuses_a_folder_of_another_major_version) {
   const temporary_folder folder;
-  { ASSERT_TRUE(embedded_server::start({.data = folder.path() + "/d"})); }
+  {
+    ASSERT_TRUE(embedded_server::start({.data = folder.path() + "/d"}));
+  }
   const auto version = folder.path() + "/d/postgres/PG_VERSION";
   std::string before;
   std::ifstream{version} >> before;
@@ -250,7 +252,8 @@ TEST(embedded_server, survives_a_disk_that_fills_while_it_runs) {
   }
   try {  // until the server itself meets the full disk: an error or a PANIC, both are PostgreSQL's own ways
     session writer{server->url()};
-    for (int i = 0; i < 200; ++i) writer.psql("create table if not exists big as select repeat('x', 1000) v from generate_series(1, 20000); drop table big");
+    for (int i = 0; i < 200; ++i)
+      writer.psql("create table if not exists big as select repeat('x', 1000) v from generate_series(1, 20000); drop table big");
   } catch (const std::exception&) {
     fs::remove(disk + "/filler");
   }

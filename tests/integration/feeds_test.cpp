@@ -49,12 +49,13 @@ TEST(feeds, carry_insert_update_delete_and_truncate) {
   db.psql("delete from orders");
   db.psql("truncate orders");
   const auto got = rig.payloads("table:public.orders", 5);
-  EXPECT_THAT(all_without_xid(got),
-              ElementsAre(R"({"schema":"public","table":"orders","action":"INSERT","data":{"id":1,"email":"a@b.c","total":5}})",
-                          R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":1,"email":"a@b.c","total":6}})",
-                          R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":7,"email":"a@b.c","total":6},"old":{"id":1}})",
-                          R"({"schema":"public","table":"orders","action":"DELETE","data":{"id":7}})",
-                          R"({"schema":"public","table":"orders","action":"TRUNCATE","data":null})"));
+  EXPECT_THAT(
+      all_without_xid(got),
+      ElementsAre(R"({"schema":"public","table":"orders","action":"INSERT","data":{"id":1,"email":"a@b.c","total":5}})",
+                  R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":1,"email":"a@b.c","total":6}})",
+                  R"({"schema":"public","table":"orders","action":"UPDATE","data":{"id":7,"email":"a@b.c","total":6},"old":{"id":1}})",
+                  R"({"schema":"public","table":"orders","action":"DELETE","data":{"id":7}})",
+                  R"({"schema":"public","table":"orders","action":"TRUNCATE","data":null})"));
   const auto events = rig.events("table:public.orders");
   EXPECT_EQ(events[0]->kind, bus::kind::insert);
   EXPECT_EQ(events[1]->kind, bus::kind::update);
@@ -66,12 +67,14 @@ TEST(feeds, carry_insert_update_delete_and_truncate) {
 
 TEST(feeds, show_old_rows_under_full_identity_and_keys_under_an_index) {
   database db;
-  db.psql("create table f(id int primary key, st text, n int); alter table f replica identity full; select postbus.watch('f');"
-          "create table i(id int primary key, st text not null, n int); create unique index i_key on i(id, st);"
-          "alter table i replica identity using index i_key; select postbus.watch('i')");
+  db.psql(
+      "create table f(id int primary key, st text, n int); alter table f replica identity full; select postbus.watch('f');"
+      "create table i(id int primary key, st text not null, n int); create unique index i_key on i(id, st);"
+      "alter table i replica identity using index i_key; select postbus.watch('i')");
   change_rig rig{db};
   rig.start();
-  for (const auto* t : {"f", "i"}) db.psql(fmt::format("insert into {0} values (1, 'new', 1); update {0} set n = 2; update {0} set st = 'done'; delete from {0}", t));
+  for (const auto* t : {"f", "i"})
+    db.psql(fmt::format("insert into {0} values (1, 'new', 1); update {0} set n = 2; update {0} set st = 'done'; delete from {0}", t));
   const auto f = all_without_xid(rig.payloads("table:public.f", 4));
   EXPECT_EQ(f[1], R"({"schema":"public","table":"f","action":"UPDATE","data":{"id":1,"st":"new","n":2},"old":{"id":1,"st":"new","n":1}})");
   EXPECT_EQ(f[3], R"({"schema":"public","table":"f","action":"DELETE","data":{"id":1,"st":"done","n":2}})");
@@ -83,9 +86,10 @@ TEST(feeds, show_old_rows_under_full_identity_and_keys_under_an_index) {
 
 TEST(feeds, mark_unchanged_columns_and_fill_them_where_the_old_row_is_known) {
   database db;
-  db.psql("create table t(id int primary key, big text, n int); alter table t alter big set storage external; select postbus.watch('t');"
-          "create table f(id int primary key, big text, n int); alter table f alter big set storage external;"
-          "alter table f replica identity full; select postbus.watch('f')");
+  db.psql(
+      "create table t(id int primary key, big text, n int); alter table t alter big set storage external; select postbus.watch('t');"
+      "create table f(id int primary key, big text, n int); alter table f alter big set storage external;"
+      "alter table f replica identity full; select postbus.watch('f')");
   change_rig rig{db};
   rig.start();
   for (const auto* t : {"t", "f"}) db.psql(fmt::format("insert into {0} values (1, repeat('x', 10000), 1); update {0} set n = 2", t));
@@ -99,9 +103,10 @@ TEST(feeds, mark_unchanged_columns_and_fill_them_where_the_old_row_is_known) {
 
 TEST(feeds, write_values_as_row_to_json_does) {
   database db;
-  db.psql("create type mood as enum ('sad', 'so \"so\"'); create domain positive as numeric check (value > 0); create domain doc as jsonb;"
-          "create domain moods as mood[]; create type inner_part as (x int, note text, tags text[]);"
-          "create type part as (a inner_part, b inner_part[], m mood, d doc, t timestamptz); create domain a_part as inner_part");
+  db.psql(
+      "create type mood as enum ('sad', 'so \"so\"'); create domain positive as numeric check (value > 0); create domain doc as jsonb;"
+      "create domain moods as mood[]; create type inner_part as (x int, note text, tags text[]);"
+      "create type part as (a inner_part, b inner_part[], m mood, d doc, t timestamptz); create domain a_part as inner_part");
   db.psql(R"(create table every(id int primary key,
     b bool, i2 smallint, i8 bigint, n numeric, n2 numeric, f4 real, f8 double precision, f8b float8, f8c float8, f8d float8, m money, o oid, x xid8, r regclass,
     t text, v varchar(20), c char(5), c1 "char", nm name, by bytea, d date, d2 date, d3 date, ti time, tz timetz,
@@ -123,7 +128,8 @@ TEST(feeds, write_values_as_row_to_json_does) {
       B'10101', B'1', '(1,2.5)', '((1,2),(3,4))', '{{(1,2),(3,4);(5,6),(7,8)}}', '((0,0),(1,1))', '<(1,2),3>', '[1,5)', '{{[1,3),[5,8)}}', '["2026-01-01 00:00:00+00",)', 'a fat cat', 'fat & cat', '<a b="c">d</a>', '16/B374D848',
       'so "so"', '{{sad,"so \"so\"",NULL}}', 1.5, '[1,{{"x":null}}]', '{{sad}}', '{{}}', '{{1,NULL,3}}', '[0:1][2:3]={{{{1,2}},{{3,4}}}}', E'{{"a b",c,NULL,"NULL","","q\\"uote","back\\\\slash","{{brace}}","com,ma"}}', '{{t,f,NULL}}', '{{"2026-11-22 01:02:03+00",NULL}}', '{{"{{\"k\": \"v\"}}",NULL,"[1, 2]","\"s\""}}', '{{1.10,NaN}}', '1 2 3', '1 2',
       row(row(1, 'say "hi", (you) \ there', array['x y', null, 'q"'])::inner_part, array[row(2, null, null)::inner_part, null], 'so "so"', '{{"z": [1]}}', '2026-11-22 01:02:03.5+00')::part,
-      array[row(1, '', '{{}}')::inner_part, row(null, null, null)::inner_part], row(5, 'five', null)::inner_part, '{{1,2.5}}', null, 42, 'ß', '{{"[2026-01-01,2026-02-01)"}}')sql", id));
+      array[row(1, '', '{{}}')::inner_part, row(null, null, null)::inner_part], row(5, 'five', null)::inner_part, '{{1,2.5}}', null, 42, 'ß', '{{"[2026-01-01,2026-02-01)"}}')sql",
+                            id));
   };
   for (int id = 1; id <= 8; ++id) insert(id);
   const auto got = rig.payloads("table:public.every", 8);
@@ -144,7 +150,8 @@ TEST(feeds, built_in_arrays_are_those_of_the_catalog) {
     const auto* const array = types.find(static_cast<oid>(type));
     if (!array || array->form != shape::array) continue;
     ++known;
-    EXPECT_EQ(s.psql(fmt::format("select e.oid::text || e.typdelim::text from pg_type a join pg_type e on e.typarray = a.oid where a.oid = {}", type)),
+    EXPECT_EQ(s.psql(fmt::format(
+                  "select e.oid::text || e.typdelim::text from pg_type a join pg_type e on e.typarray = a.oid where a.oid = {}", type)),
               std::to_string(array->element) + array->delimiter)
         << type;
   }
@@ -153,7 +160,9 @@ TEST(feeds, built_in_arrays_are_those_of_the_catalog) {
 
 TEST(feeds, hide_columns_that_watch_was_not_given) {
   database db;
-  db.psql("create table p(id int primary key, name text, secret text); alter table p replica identity full; select postbus.watch('p', columns => '{id,name}')");
+  db.psql(
+      "create table p(id int primary key, name text, secret text); alter table p replica identity full; select postbus.watch('p', columns "
+      "=> '{id,name}')");
   change_rig rig{db};
   rig.start();
   db.psql("insert into p values (1, 'n', 'hush'); update p set secret = 'hush hush'; delete from p");
@@ -193,9 +202,10 @@ TEST(feeds, survive_ddl_partitions_and_wide_rows) {
   std::string wide = "create table wide(id int primary key";
   for (int i = 1; i < 1600; ++i) wide += fmt::format(",c{} int", i);
   db.psql(wide + "); select postbus.watch('wide')");
-  db.psql("create table parts(id int, at date, primary key (id, at)) partition by range (at);"
-          "create table parts_1 partition of parts for values from ('2026-01-01') to ('2026-07-01');"
-          "create table parts_2 partition of parts for values from ('2026-07-01') to ('2027-01-01'); select postbus.watch('parts')");
+  db.psql(
+      "create table parts(id int, at date, primary key (id, at)) partition by range (at);"
+      "create table parts_1 partition of parts for values from ('2026-01-01') to ('2026-07-01');"
+      "create table parts_2 partition of parts for values from ('2026-07-01') to ('2027-01-01'); select postbus.watch('parts')");
   db.psql("create table ddl(id int primary key, a text); select postbus.watch('ddl')");
   change_rig rig{db};
   rig.start();
@@ -219,10 +229,13 @@ TEST(feeds, survive_ddl_partitions_and_wide_rows) {
                                  R"({"schema":"public","table":"parts","action":"TRUNCATE","data":null})"));
   std::vector<std::string> data;
   for (const auto& p : rig.payloads("table:public.ddl", 5)) data.push_back(p.contains("\"columns\"") ? p : data_of(p));
-  EXPECT_THAT(data, ElementsAre(R"({"id":1,"a":"x"})",
-                                R"({"id":2,"z":"y","b":5})",
-                                R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"text"},{"name":"b","type":"integer"}]})",
-                                R"({"id":3,"z":[1]})", R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"jsonb"}]})"));
+  EXPECT_THAT(
+      data,
+      ElementsAre(
+          R"({"id":1,"a":"x"})", R"({"id":2,"z":"y","b":5})",
+          R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"text"},{"name":"b","type":"integer"}]})",
+          R"({"id":3,"z":[1]})",
+          R"({"schema":"public","table":"ddl","columns":[{"name":"id","type":"integer"},{"name":"z","type":"jsonb"}]})"));
   const auto ddl = rig.events("table:public.ddl");
   EXPECT_EQ(ddl[2]->kind, bus::kind::schema);
   EXPECT_EQ(ddl[2]->at, ddl[1]->at) << "it takes no position of its own";
@@ -251,7 +264,10 @@ TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
         case 1: sql += fmt::format("update r set a = 'u{}', n = null where id <= {};", i, id); break;
         case 2: sql += fmt::format("delete from r where id = {};", id); break;
         case 3: sql += fmt::format("savepoint s; update r set a = 'undone'; rollback to s;"); break;
-        case 4: sql += fmt::format("savepoint s; insert into r values ({}, 'kept', 1) on conflict (id) do update set a = 'merged'; release s;", id); break;
+        case 4:
+          sql +=
+              fmt::format("savepoint s; insert into r values ({}, 'kept', 1) on conflict (id) do update set a = 'merged'; release s;", id);
+          break;
         default: sql += "select 1;";
       }
     }
@@ -259,13 +275,15 @@ TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
   }
   rig.catch_up(db);
   // test_decoding names xid and action of every change in commit order; the feed must hold the same, in that order.
-  const auto told = db.psql("select string_agg(xid || ' ' || (regexp_match(data, 'table public.r: ([A-Z]+):'))[1], E'\n' order by n) "
-                            "from pg_logical_slot_get_changes('witness', null, null, 'include-xids', 'false') with ordinality as c(lsn, xid, data, n) "
-                            "where data like 'table public.r:%'");
+  const auto told = db.psql(
+      "select string_agg(xid || ' ' || (regexp_match(data, 'table public.r: ([A-Z]+):'))[1], E'\n' order by n) "
+      "from pg_logical_slot_get_changes('witness', null, null, 'include-xids', 'false') with ordinality as c(lsn, xid, data, n) "
+      "where data like 'table public.r:%'");
   std::string ours;
   for (const auto& p : rig.payloads("table:public.r", 0)) {
     const auto o = boost::json::parse(p).as_object();
-    ours += (ours.empty() ? "" : "\n") + std::to_string(o.at("xid").to_number<std::uint64_t>()) + ' ' + std::string{o.at("action").as_string()};
+    ours +=
+        (ours.empty() ? "" : "\n") + std::to_string(o.at("xid").to_number<std::uint64_t>()) + ' ' + std::string{o.at("action").as_string()};
   }
   EXPECT_EQ(ours, told) << "seed " << seed;
   // And replaying the feed gives the table.
@@ -287,11 +305,14 @@ TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
 
 /** What any program does that listens to `events`. Ends some moments after `stop`. */
 struct plain_listener {
-  plain_listener(boost::asio::io_context& loop, const std::string& url) { boost::asio::co_spawn(loop, listen(url, *this), boost::asio::detached); }
+  plain_listener(boost::asio::io_context& loop, const std::string& url) {
+    boost::asio::co_spawn(loop, listen(url, *this), boost::asio::detached);
+  }
   static boost::asio::awaitable<void> listen(std::string url, plain_listener& self) {
     auto opened = co_await postgres::connection::open({.conninfo = std::move(url)});
     auto& session = *opened;
-    session.on_notification([&self](const postgres::notification& n) { self.heard.push_back(std::string{n.channel} + ' ' + std::string{n.payload}); });
+    session.on_notification(
+        [&self](const postgres::notification& n) { self.heard.push_back(std::string{n.channel} + ' ' + std::string{n.payload}); });
     const auto listened = co_await session.execute("listen events", std::chrono::seconds{5});
     self.listening = listened.has_value();
     while (!self.stop) co_await session.wait_notifications(std::chrono::milliseconds{50});
@@ -309,17 +330,20 @@ TEST(feeds, are_mirrored_to_a_plain_channel) {
   plain_listener plain{rig.loop, db.url()};
   auto& heard = plain.heard;
   rig.wait([&] { return plain.listening; });
-  db.psql("begin; insert into orders values (1, 'one'), (2, 'two'); update orders set note = 'same' where id = 1; update orders set note = 'same' where id = 1; commit");
+  db.psql(
+      "begin; insert into orders values (1, 'one'), (2, 'two'); update orders set note = 'same' where id = 1; update orders set note = "
+      "'same' where id = 1; commit");
   db.psql("update orders set note = repeat('x', 8000) where id = 2; delete from orders where id = 1");
   db.psql("begin; insert into orders values (9, 'never'); rollback");
   rig.wait([&] { return heard.size() >= 6; });
   const auto position = bus::to_text(rig.events("table:public.orders")[4]->at);
-  EXPECT_THAT(heard, ElementsAre(R"(events {"table":"orders","action":"INSERT","data":{"id":1,"note":"one"}})",
-                                 R"(events {"table":"orders","action":"INSERT","data":{"id":2,"note":"two"}})",
-                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
-                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
-                                 R"(events {"table":"orders","action":"UPDATE","data":{"id":2},"truncated":true,"position":")" + position + "\"}",
-                                 R"(events {"table":"orders","action":"DELETE","data":{"id":1}})"));
+  EXPECT_THAT(heard,
+              ElementsAre(R"(events {"table":"orders","action":"INSERT","data":{"id":1,"note":"one"}})",
+                          R"(events {"table":"orders","action":"INSERT","data":{"id":2,"note":"two"}})",
+                          R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
+                          R"(events {"table":"orders","action":"UPDATE","data":{"id":1,"note":"same"}})",
+                          R"(events {"table":"orders","action":"UPDATE","data":{"id":2},"truncated":true,"position":")" + position + "\"}",
+                          R"(events {"table":"orders","action":"DELETE","data":{"id":1}})"));
   plain.stop = true;
   rig.wait([&] { return !plain.listening; });
 }
@@ -344,8 +368,9 @@ TEST(feeds, are_mirrored_by_one_gateway_of_two_which_the_other_replaces) {
   db.psql("insert into orders values (2)");
   both(2);
   // Whoever mirrors is cut off: it comes back, or the other takes over; no event comes twice.
-  db.psql("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 1835627122 and granted "
-          "and database = (select oid from pg_database where datname = current_database())");
+  db.psql(
+      "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 1835627122 and granted "
+      "and database = (select oid from pg_database where datname = current_database())");
   int id = 3;
   one.wait([&] {
     two.loop.restart();
@@ -384,8 +409,11 @@ TEST(feeds, are_never_shown_under_options_that_cannot_be_seen_yet) {
 
 TEST(feeds, work_for_a_gateway_that_is_no_superuser) {
   database db;
-  db.psql("do $$ begin create role gateway_role login replication password 'secret' in role postbus_admin; exception when duplicate_object then null; end $$;"
-          "create type mood as enum ('fine'); create table orders(id int primary key, m mood); select postbus.watch('orders', notify => 'events')");
+  db.psql(
+      "do $$ begin create role gateway_role login replication password 'secret' in role postbus_admin; exception when duplicate_object "
+      "then null; end $$;"
+      "create type mood as enum ('fine'); create table orders(id int primary key, m mood); select postbus.watch('orders', notify => "
+      "'events')");
   change_rig rig{db, [&](changes::reader_options& o) { o.conninfo = o.conninfo_direct = db.url_as("gateway_role", "secret"); }};
   rig.start();
   db.psql("insert into orders values (1, 'fine'); select postbus.post('a', 'x')");

@@ -84,8 +84,10 @@ private:
 
 TEST(filters, show_enter_update_leave_and_delete_exactly_where_the_identity_carries_the_column) {
   database db;
-  db.psql("create table o(id int primary key, st text not null, note text); create unique index o_id on o(id, st); alter table o replica identity using index o_id; select postbus.watch('o');"
-          "create table f(id int primary key, st text, note text); alter table f replica identity full; select postbus.watch('f')");
+  db.psql(
+      "create table o(id int primary key, st text not null, note text); create unique index o_id on o(id, st); alter table o replica "
+      "identity using index o_id; select postbus.watch('o');"
+      "create table f(id int primary key, st text, note text); alter table f replica identity full; select postbus.watch('f')");
   for (const auto* table : {"o", "f"}) {
     change_rig rig{db};
     rig.start();
@@ -97,10 +99,12 @@ TEST(filters, show_enter_update_leave_and_delete_exactly_where_the_identity_carr
       db.psql(fmt::format("update {0} set st = 'done' where id = 1; update {0} set st = 'open' where id = 2", table));
       db.psql(fmt::format("delete from {0}; truncate {0}", table));
       const bool full = *table == 'f';
-      EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"st":"open","note":"a"})",
-                                           std::string{R"(update {"id":1,"st":"open","note":"a!"})"} + (full ? R"( old {"id":1,"st":"open","note":"a"})" : ""),
-                                           full ? R"(leave {"id":1})" : R"(leave {"id":1,"st":"open"})", R"(enter {"id":2,"st":"open","note":"b!"})",
-                                           full ? R"(delete {"id":2,"st":"open","note":"b!"})" : R"(delete {"id":2,"st":"open"})", "truncate null"));
+      EXPECT_THAT(
+          v.after(db),
+          ElementsAre(R"(insert {"id":1,"st":"open","note":"a"})",
+                      std::string{R"(update {"id":1,"st":"open","note":"a!"})"} + (full ? R"( old {"id":1,"st":"open","note":"a"})" : ""),
+                      full ? R"(leave {"id":1})" : R"(leave {"id":1,"st":"open"})", R"(enter {"id":2,"st":"open","note":"b!"})",
+                      full ? R"(delete {"id":2,"st":"open","note":"b!"})" : R"(delete {"id":2,"st":"open"})", "truncate null"));
     }
     viewing again{rig, db};
     again.see(table, {.where = "st = 'open'"}, bus::from_beginning{});
@@ -118,27 +122,35 @@ TEST(filters, refuse_what_cannot_be_known_with_the_sql_that_mends_it_or_flag_it_
   const auto refused = v.open("o", {.where = "st = 'open' and \"Odd\" = 1"});
   ASSERT_TRUE(refused.has_error());
   EXPECT_EQ(refused.error().code, errc::conflict);
-  EXPECT_THAT(refused.error().text, HasSubstr(R"(alter table o alter st set not null; alter table o alter "Odd" set not null; create unique index postbus_identity on o (id, st, "Odd"); alter table o replica identity using index postbus_identity;)"));
+  EXPECT_THAT(
+      refused.error().text,
+      HasSubstr(
+          R"(alter table o alter st set not null; alter table o alter "Odd" set not null; create unique index postbus_identity on o (id, st, "Odd"); alter table o replica identity using index postbus_identity;)"));
   EXPECT_TRUE(v.open("o", {.where = "id in (1, 2)"})) << "the key alone is exact";
   v.see("o", {.where = "st = 'open'", .maybe = true});
   db.psql("insert into o values (1, 'open', 1), (2, 'done', 1)");
   db.psql("update o set \"Odd\" = 2; delete from o");
-  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"st":"open","Odd":1})", R"(enter {"id":1,"st":"open","Odd":2} maybe)", R"(leave {"id":2} maybe)", R"(delete {"id":1} maybe)",
-                                       R"(delete {"id":2} maybe)"));
+  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"st":"open","Odd":1})", R"(enter {"id":1,"st":"open","Odd":2} maybe)",
+                                       R"(leave {"id":2} maybe)", R"(delete {"id":1} maybe)", R"(delete {"id":2} maybe)"));
   // What was recommended makes it exact.
-  db.psql("update o set st = '' where st is null; alter table o alter st set not null; create unique index postbus_identity on o (id, st); alter table o replica identity using index postbus_identity");
+  db.psql(
+      "update o set st = '' where st is null; alter table o alter st set not null; create unique index postbus_identity on o (id, st); "
+      "alter table o replica identity using index postbus_identity");
   EXPECT_TRUE(v.open("o", {.where = "st = 'open'"}));
 }
 
 TEST(filters, choose_columns_and_keep_the_key_of_what_is_gone) {
   database db;
-  db.psql("create table c(id int primary key, st text, a int, hidden int); alter table c replica identity full; select postbus.watch('c', columns => '{id,st,a}')");
+  db.psql(
+      "create table c(id int primary key, st text, a int, hidden int); alter table c replica identity full; select postbus.watch('c', "
+      "columns => '{id,st,a}')");
   change_rig rig{db};
   rig.start();
   viewing v{rig, db};
   v.see("c", {.where = "st = 'x'", .columns = {{"a"}}});
   db.psql("insert into c values (1, 'x', 5, 0); update c set a = 6; update c set st = 'y'; update c set st = 'x'; delete from c");
-  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"a":5})", R"(update {"a":6} old {"a":5})", R"(leave {"id":1})", R"(enter {"a":6})", R"(delete {"id":1,"a":6})"));
+  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"a":5})", R"(update {"a":6} old {"a":5})", R"(leave {"id":1})", R"(enter {"a":6})",
+                                       R"(delete {"id":1,"a":6})"));
   for (const auto* where : {"hidden = 1", "nowhere = 1"}) {
     const auto refused = v.open("c", {.where = where});
     ASSERT_TRUE(refused.has_error());
@@ -149,8 +161,11 @@ TEST(filters, choose_columns_and_keep_the_key_of_what_is_gone) {
 
 TEST(filters, are_refused_with_a_reason_and_no_words_of_the_server) {
   database db;
-  db.psql("create collation ndet (provider = icu, locale = 'und', deterministic = false); create collation german (provider = icu, locale = 'de');"
-          "create table r(id int primary key, n int, t text collate german, x text collate ndet, j jsonb, b boolean, d date); alter table r replica identity full; select postbus.watch('r')");
+  db.psql(
+      "create collation ndet (provider = icu, locale = 'und', deterministic = false); create collation german (provider = icu, locale = "
+      "'de');"
+      "create table r(id int primary key, n int, t text collate german, x text collate ndet, j jsonb, b boolean, d date); alter table r "
+      "replica identity full; select postbus.watch('r')");
   change_rig rig{db};
   rig.start();
   viewing v{rig, db};
@@ -184,7 +199,8 @@ TEST(filters, survive_ddl_and_end_with_a_reason_where_they_cannot) {
   db.psql("insert into d values (2, 'x', 2)");
   db.psql("analyze d");
   db.psql("insert into d values (3, 'x', 3)");
-  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"st":"x","n":1})", R"(insert {"id":2,"st":"x","n":2,"more":"m"})", "schema", R"(insert {"id":3,"st":"x","n":3,"more":"m"})"));
+  EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"st":"x","n":1})", R"(insert {"id":2,"st":"x","n":2,"more":"m"})", "schema",
+                                       R"(insert {"id":3,"st":"x","n":3,"more":"m"})"));
   v.got.clear();
   db.psql("alter table d alter st type varchar(10)");
   db.psql("insert into d values (4, 'x', 4)");
@@ -194,7 +210,8 @@ TEST(filters, survive_ddl_and_end_with_a_reason_where_they_cannot) {
   v.got.clear();
   const auto anew = v.see("d", {.where = "st = 'x'"}, bus::from_beginning{});
   EXPECT_NE(anew.get(), by_st.get());
-  EXPECT_THAT(v.got, ElementsAre("gap", R"(insert {"id":4,"st":"x","n":4,"more":"m"})", "schema")) << "what was of another type is a gap and no guess";
+  EXPECT_THAT(v.got, ElementsAre("gap", R"(insert {"id":4,"st":"x","n":4,"more":"m"})", "schema"))
+      << "what was of another type is a gap and no guess";
   v.got.clear();
   db.psql("alter table d rename st to state");
   db.psql("insert into d values (5, 'x', 5)");
@@ -207,7 +224,9 @@ TEST(filters, survive_ddl_and_end_with_a_reason_where_they_cannot) {
   db.psql("insert into d values (6, 'x', 6)");
   EXPECT_THAT(v.after(db), ElementsAre("ended")) << "no longer exact";
   v.got.clear();
-  db.psql("drop table d; create table d(id int primary key, state text, renewed int); alter table d replica identity full; select postbus.watch('d')");
+  db.psql(
+      "drop table d; create table d(id int primary key, state text, renewed int); alter table d replica identity full; select "
+      "postbus.watch('d')");
   v.see("d", {.where = "state = 'x'"});
   db.psql("insert into d values (7, 'x', 7), (8, 'y', 8)");
   EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":7,"state":"x","renewed":7})", "schema"));
@@ -230,9 +249,13 @@ TEST(filters, leave_the_registry_with_their_last_listener_and_share_what_is_equa
 
 TEST(filters, agree_with_postgresql_on_random_filters_and_rows) {
   database db;
-  db.psql("create type mood as enum ('sad', 'ok', 'glad'); alter type mood add value 'meh' before 'ok'; create domain cents as numeric; create domain names as varchar(8);"
-          "create table p(id int primary key, b bool, i2 int2, i4 int4, i8 int8, o oid, f4 float4, f8 float8, n numeric, nd cents, t text collate \"C\", td names collate \"C\", c char(4) collate \"C\","
-          " u uuid, d date, ti time, ts timestamp, tz timestamptz, by bytea, e mood); alter table p replica identity full; select postbus.watch('p')");
+  db.psql(
+      "create type mood as enum ('sad', 'ok', 'glad'); alter type mood add value 'meh' before 'ok'; create domain cents as numeric; create "
+      "domain names as varchar(8);"
+      "create table p(id int primary key, b bool, i2 int2, i4 int4, i8 int8, o oid, f4 float4, f8 float8, n numeric, nd cents, t text "
+      "collate \"C\", td names collate \"C\", c char(4) collate \"C\","
+      " u uuid, d date, ti time, ts timestamp, tz timestamptz, by bytea, e mood); alter table p replica identity full; select "
+      "postbus.watch('p')");
   struct kind {
     const char* column;
     std::vector<const char*> values;
@@ -246,7 +269,8 @@ TEST(filters, agree_with_postgresql_on_random_filters_and_rows) {
       {"o", {"0", "4294967295", "2147483648"}},
       {"f4", {"NaN", "Infinity", "-Infinity", "0", "-0", "0.1", "1e-40", "-3.5"}},
       {"f8", {"NaN", "Infinity", "-Infinity", "-0", "0.1", "1e300", "-1e-300", "5"}},
-      {"n", {"NaN", "Infinity", "-Infinity", "0", "0.00", "1.0", "1.00", "-1.5", "-1.55", "100", "0.001", "-0.001", "99999999999999999999.5"}},
+      {"n",
+       {"NaN", "Infinity", "-Infinity", "0", "0.00", "1.0", "1.00", "-1.5", "-1.55", "100", "0.001", "-0.001", "99999999999999999999.5"}},
       {"nd", {"1", "1.0", "-2", "NaN"}},
       {"t", {"", "a", "A", "ab", "a%", "a_b", "ä", "äb", "z\\", "NULL", "a b", "it''s"}, true},
       {"td", {"a", "ab", "ü"}, true},
@@ -311,11 +335,15 @@ TEST(filters, agree_with_postgresql_on_random_filters_and_rows) {
     ASSERT_TRUE(opened) << where << ": " << opened.error().text << " " << opened.error().detail;
     std::string mine = "{";
     for (const auto& e : replay_through(**opened, all))
-      mine += fmt::format("{}{}", mine.size() > 1 ? "," : "", boost::json::parse({e->payload.data(), e->payload.size()}).at("data").at("id").as_int64()), ++shown;
+      mine += fmt::format("{}{}", mine.size() > 1 ? "," : "",
+                          boost::json::parse({e->payload.data(), e->payload.size()}).at("data").at("id").as_int64()),
+          ++shown;
     mine += '}';
     const auto sql = std::string{(*opened)->filter()->sql()};
-    EXPECT_EQ(mine, truth_of.psql(fmt::format("select coalesce(array_agg(id order by id), '{{}}') from p where ({}) is true", where))) << where;
-    EXPECT_EQ(mine, truth_of.psql(fmt::format("select coalesce(array_agg(id order by id), '{{}}') from p where ({}) is true", sql))) << "as written for the server: " << sql << " of " << where;
+    EXPECT_EQ(mine, truth_of.psql(fmt::format("select coalesce(array_agg(id order by id), '{{}}') from p where ({}) is true", where)))
+        << where;
+    EXPECT_EQ(mine, truth_of.psql(fmt::format("select coalesce(array_agg(id order by id), '{{}}') from p where ({}) is true", sql)))
+        << "as written for the server: " << sql << " of " << where;
     auto once_more = v.open("p", {.where = where});
     EXPECT_EQ(*once_more, *opened);
   }

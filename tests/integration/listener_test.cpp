@@ -28,7 +28,8 @@ struct listening {
   explicit listening(listen_limits limits = {}, std::string url = cluster::shared().url())
       : network{loop.get_executor(), cluster::shared().server().port()},
         it{loop.get_executor(),
-           {.session = {.conninfo = url.empty() ? through_network() : std::move(url), .application_name = "postbus listener test"}, .limits = limits},
+           {.session = {.conninfo = url.empty() ? through_network() : std::move(url), .application_name = "postbus listener test"},
+            .limits = limits},
            {.on_notification = [this](const notification& n) { told.push_back(fmt::format("{}={}", n.channel, n.payload)); },
             .on_alive = [this] { ++alive; },
             .on_lost =
@@ -84,8 +85,12 @@ struct listening {
   listener it;
 };
 
-std::string sessions() { return cluster::shared().psql("select count(*) from pg_stat_activity where application_name = 'postbus listener test'"); }
-int backend() { return std::stoi(cluster::shared().psql("select pid from pg_stat_activity where application_name = 'postbus listener test'")); }
+std::string sessions() {
+  return cluster::shared().psql("select count(*) from pg_stat_activity where application_name = 'postbus listener test'");
+}
+int backend() {
+  return std::stoi(cluster::shared().psql("select pid from pg_stat_activity where application_name = 'postbus listener test'"));
+}
 void notify(std::string_view channel, std::string_view payload) {
   cluster::shared().psql(fmt::format("select pg_notify({}, {})", quote_literal(channel), quote_literal(payload)));
 }
@@ -147,7 +152,8 @@ TEST(listener, ten_thousand_channels_on_one_session) {
   std::size_t listened = 0;
   const auto began = steady::now();
   for (std::size_t i = 0; i < count; ++i) {
-    asio::co_spawn(l.loop, l.it.listen(fmt::format("room:{}", i)), [&](std::exception_ptr, const result<>& done) { listened += done.has_value(); });
+    asio::co_spawn(l.loop, l.it.listen(fmt::format("room:{}", i)),
+                   [&](std::exception_ptr, const result<>& done) { listened += done.has_value(); });
   }
   l.wait_until([&] { return listened == count; });
   RecordProperty("listen_ms", static_cast<int>((steady::now() - began) / 1ms));
@@ -162,7 +168,9 @@ TEST(listener, ten_thousand_channels_on_one_session) {
 TEST(listener, never_holds_a_transaction) {
   listening l{{.idle = 10ms}};
   l.listen("a");
-  EXPECT_EQ(cluster::shared().psql("select count(*) from pg_stat_activity where application_name = 'postbus listener test' and xact_start is not null"), "0");
+  EXPECT_EQ(cluster::shared().psql(
+                "select count(*) from pg_stat_activity where application_name = 'postbus listener test' and xact_start is not null"),
+            "0");
 }
 
 TEST(listener, tells_the_gap_after_everything_is_listened_again) {

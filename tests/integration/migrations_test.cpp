@@ -82,8 +82,10 @@ TEST(migrations, several_at_once_do_the_work_once) {
   for (int i = 0; i < 6; ++i)
     threads.emplace_back([&, url = i % 2 ? db.url() : other.url()] {
       const auto done = run(migrate(url));
-      if (done) applied += done->size();
-      else failed += 1, std::fprintf(stderr, "%s %s\n", done.error().text.c_str(), done.error().detail.c_str());
+      if (done)
+        applied += done->size();
+      else
+        failed += 1, std::fprintf(stderr, "%s %s\n", done.error().text.c_str(), done.error().detail.c_str());
     });
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(failed, 0U);
@@ -156,7 +158,8 @@ TEST(migrations, install_without_logical_wal_and_without_the_right_to_make_roles
 TEST(migrations, refuse_a_database_that_is_not_utf8) {
   auto& here = cluster::shared();
   const bool providers = here.psql("select current_setting('server_version_num')::int >= 150000") == "t";
-  here.psql(fmt::format("create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' {} template template0", providers ? "locale_provider libc" : ""));
+  here.psql(fmt::format("create database latin encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' {} template template0",
+                        providers ? "locale_provider libc" : ""));
   const auto refused = run(migrate(here.url("latin")));
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().text.find("LATIN1"), std::string::npos) << refused.error().text;

@@ -18,7 +18,8 @@ using testing_support::run;
 using testing_support::until;
 
 pool_options here(std::size_t sessions, std::size_t waiters = 100) {
-  return {.session = {.conninfo = cluster::shared().url(), .application_name = "postbus pool test"}, .sessions = sessions, .waiters = waiters};
+  return {
+      .session = {.conninfo = cluster::shared().url(), .application_name = "postbus pool test"}, .sessions = sessions, .waiters = waiters};
 }
 /** Sessions of this test's pools, without one that still sleeps for a client that has gone. */
 std::string backends() {

@@ -21,9 +21,10 @@ public:
   ~message_slot() { db_.psql(fmt::format("select pg_drop_replication_slot('{}')", name_)); }
   /** "prefix=content", one a line, and takes them out. */
   std::string take() const {
-    return db_.psql(fmt::format("select regexp_replace(data, '^message: transactional: 1 prefix: (.*), sz: \\d+ content:(.*)$', '\\1=\\2') "
-                                "from pg_logical_slot_get_changes('{}', null, null) where data like 'message:%'",
-                                name_));
+    return db_.psql(
+        fmt::format("select regexp_replace(data, '^message: transactional: 1 prefix: (.*), sz: \\d+ content:(.*)$', '\\1=\\2') "
+                    "from pg_logical_slot_get_changes('{}', null, null) where data like 'message:%'",
+                    name_));
   }
 
 private:
@@ -35,7 +36,9 @@ TEST(post, goes_out_at_commit_in_order_and_not_on_rollback) {
   const database db;
   const message_slot slot{db};
   db.psql("begin; select postbus.post('a', 'gone'); rollback");
-  db.psql("begin; select postbus.post('a', 'one'); savepoint s; select postbus.post('a', 'gone'); rollback to s; select postbus.post('a', 'two'); commit");
+  db.psql(
+      "begin; select postbus.post('a', 'one'); savepoint s; select postbus.post('a', 'gone'); rollback to s; select postbus.post('a', "
+      "'two'); commit");
   db.psql("select postbus.post('b', '{\"x\": 1}'::jsonb)");
   EXPECT_EQ(slot.take(), "postbus:t:a=one\npostbus:t:a=two\npostbus:j:b={\"x\": 1}");
 }
@@ -50,7 +53,8 @@ TEST(post, delivers_equal_payloads_as_often_as_they_were_posted) {
 TEST(post, takes_every_channel_name_it_should) {
   const database db;
   const message_slot slot{db};
-  for (const char* name : {"'a'", "repeat('x', 63)", "repeat('x', 64)", "repeat('x', 255)", "'with \"quotes\" and ''these'''", "U&'\\+01F600'", "'Ünïcode'", "'tables:x'", "'%'", "'a\\b'"}) {
+  for (const char* name : {"'a'", "repeat('x', 63)", "repeat('x', 64)", "repeat('x', 255)", "'with \"quotes\" and ''these'''",
+                           "U&'\\+01F600'", "'Ünïcode'", "'tables:x'", "'%'", "'a\\b'"}) {
     EXPECT_EQ(db.refused(fmt::format("select postbus.post({}, '')", name)).message, "") << name;
     EXPECT_EQ(slot.take(), db.psql(fmt::format("select 'postbus:t:' || {} || '='", name)));
   }
@@ -59,8 +63,8 @@ TEST(post, takes_every_channel_name_it_should) {
 TEST(post, refuses_every_channel_name_it_should) {
   const database db;
   const message_slot slot{db};
-  for (const char* name : {"''", "null", "repeat('x', 256)", "repeat('x', 10000)", "repeat('ü', 128)", "E'a\\nb'", "E'\\x01'", "E'\\x7f'", "U&'a\\0085'", "'table:public.t'",
-                           "'task:1'", "'cache:c'", "'postbus:t:x'"}) {
+  for (const char* name : {"''", "null", "repeat('x', 256)", "repeat('x', 10000)", "repeat('ü', 128)", "E'a\\nb'", "E'\\x01'", "E'\\x7f'",
+                           "U&'a\\0085'", "'table:public.t'", "'task:1'", "'cache:c'", "'postbus:t:x'"}) {
     const auto wrong = db.refused(fmt::format("select postbus.post({}, 'x')", name));
     EXPECT_EQ(wrong.state, "PB001") << name << wrong.message;
     EXPECT_NE(wrong.hint, "");
@@ -108,10 +112,12 @@ TEST(post, by_notify_is_framed_unique_and_bounded) {
   session listener{db.url()};
   listener.psql("listen \"postbus:post\"");
   session poster{db.url()};
-  poster.psql("begin; select postbus.post('ü', 'x'); savepoint s; select postbus.post('ü', 'gone'); rollback to s; select postbus.post('ü', 'x'); "
-              "select postbus.post('ü', '[1]'::jsonb); commit");
+  poster.psql(
+      "begin; select postbus.post('ü', 'x'); savepoint s; select postbus.post('ü', 'gone'); rollback to s; select postbus.post('ü', 'x'); "
+      "select postbus.post('ü', '[1]'::jsonb); commit");
   poster.psql("select postbus.post('a', '')");
-  EXPECT_EQ(listener.notifications(), "postbus:post t0000000102üx\npostbus:post t0000000202üx\npostbus:post j0000000302ü[1]\npostbus:post t0000000101a\n");
+  EXPECT_EQ(listener.notifications(),
+            "postbus:post t0000000102üx\npostbus:post t0000000202üx\npostbus:post j0000000302ü[1]\npostbus:post t0000000101a\n");
   EXPECT_EQ(db.refused("select postbus.post('a', repeat('x', 7987))").message, "");
   const auto wrong = db.refused("select postbus.post('a', repeat('x', 7988))");
   EXPECT_EQ(wrong.state, "PB002");
@@ -121,11 +127,16 @@ TEST(post, by_notify_is_framed_unique_and_bounded) {
 
 TEST(post, is_for_posters_and_nothing_is_for_everybody) {
   const database db;
-  db.psql("do $$ begin create role post_nobody login password 'x'; create role post_poster login password 'x' in role postbus_poster; exception when duplicate_object then null; end $$");
+  db.psql(
+      "do $$ begin create role post_nobody login password 'x'; create role post_poster login password 'x' in role postbus_poster; "
+      "exception when duplicate_object then null; end $$");
   EXPECT_EQ(db.refused("select postbus.post('a', 'b')", db.url_as("post_nobody", "x")).state, "42501");
-  EXPECT_EQ(db.refused("select postbus.post('a', 'b'), postbus.post('a', '1'::jsonb), postbus.position()", db.url_as("post_poster", "x")).message, "");
-  for (const char* forbidden : {"select postbus.emit('table:x', false, 'forged')", "select postbus.use_transport('notify')", "select postbus.set_payload_limit(1)",
-                                "select postbus.new_epoch()", "update postbus.meta set epoch = 1", "select postbus.watch('postbus.meta')"})
+  EXPECT_EQ(
+      db.refused("select postbus.post('a', 'b'), postbus.post('a', '1'::jsonb), postbus.position()", db.url_as("post_poster", "x")).message,
+      "");
+  for (const char* forbidden :
+       {"select postbus.emit('table:x', false, 'forged')", "select postbus.use_transport('notify')", "select postbus.set_payload_limit(1)",
+        "select postbus.new_epoch()", "update postbus.meta set epoch = 1", "select postbus.watch('postbus.meta')"})
     EXPECT_EQ(db.refused(forbidden, db.url_as("post_poster", "x")).state, "42501") << forbidden;
   EXPECT_EQ(db.psql("select string_agg(p.oid::regprocedure::text, ' ') from pg_proc p where p.pronamespace = 'postbus'::regnamespace "
                     "and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0)"),
@@ -138,7 +149,8 @@ TEST(post, is_for_posters_and_nothing_is_for_everybody) {
 
 TEST(post, is_the_only_definer_function_without_a_pinned_search_path) {
   const database db;
-  EXPECT_EQ(db.psql("select string_agg(p.oid::regprocedure::text, ' ' order by p.oid::regprocedure::text) from pg_proc p where p.pronamespace = 'postbus'::regnamespace and p.prosecdef "
+  EXPECT_EQ(db.psql("select string_agg(p.oid::regprocedure::text, ' ' order by p.oid::regprocedure::text) from pg_proc p where "
+                    "p.pronamespace = 'postbus'::regnamespace and p.prosecdef "
                     "and not exists (select from unnest(p.proconfig) c where c like 'search_path=%pg_catalog, pg_temp%')"),
             "postbus.post(text,jsonb) postbus.post(text,text)");
 }
@@ -179,7 +191,8 @@ TEST(post, still_works_where_emitting_is_revoked_and_forging_does_not) {
   const database db;
   db.psql("create role post_forger login password 'x' in role postbus_poster");
   const auto as = db.url_as("post_forger", "x");
-  EXPECT_EQ(db.refused("select pg_logical_emit_message(true, 'postbus:t:table:public.t', 'forged')", as).message, "");  // PostgreSQL's default
+  EXPECT_EQ(db.refused("select pg_logical_emit_message(true, 'postbus:t:table:public.t', 'forged')", as).message,
+            "");  // PostgreSQL's default
   db.psql(postgres::revoke_emit_sql());
   EXPECT_EQ(db.refused("select pg_logical_emit_message(true, 'postbus:t:table:public.t', 'forged')", as).state, "42501");
   EXPECT_EQ(db.refused("select postbus.post('a', 'b')", as).message, "");

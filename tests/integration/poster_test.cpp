@@ -32,7 +32,7 @@ struct posting {
   explicit posting(post_limits limits = {}, bool through_network = false, std::string url = {})
       : network{loop.get_executor(), cluster::shared().server().port()},
         sessions{loop.get_executor(),
-                 {.session = {.conninfo = !url.empty()       ? url
+                 {.session = {.conninfo = !url.empty()      ? url
                                           : through_network ? fmt::format("postgresql://postgres:{}@127.0.0.1:{}/{}",
                                                                           cluster::shared().server().password(), network.port(), db.name())
                                                             : db.url(),
@@ -84,7 +84,8 @@ struct wal {
   /** "channel=payload" of each, in commit order, and how many transactions they were in. */
   std::vector<std::string> messages() {
     const auto text = db.psql(fmt::format(
-        "select substr(data, strpos(data, 'prefix: ')) from pg_logical_slot_get_changes('{}', null, null) where data like 'message:%'", name));
+        "select substr(data, strpos(data, 'prefix: ')) from pg_logical_slot_get_changes('{}', null, null) where data like 'message:%'",
+        name));
     std::vector<std::string> all;
     for (std::size_t at = 0; at < text.size();) {
       auto end = text.find('\n', at);
@@ -231,8 +232,10 @@ TEST(poster, tells_the_truth_whichever_reply_is_cut) {
     for (std::size_t i = 0; i < 3; ++i) {
       const bool posted = std::ranges::count(messages, fmt::format("postbus:t:a={}", i)) == 1;
       const auto& outcome = *p.outcomes[i];
-      if (outcome) EXPECT_TRUE(posted);
-      else if (!outcome.error().text.contains("may have been posted")) EXPECT_FALSE(posted) << outcome.error().text;
+      if (outcome)
+        EXPECT_TRUE(posted);
+      else if (!outcome.error().text.contains("may have been posted"))
+        EXPECT_FALSE(posted) << outcome.error().text;
       told += outcome.has_value();
     }
     if (told == 3 && p.network.replies() < cut) break;
@@ -279,7 +282,8 @@ TEST(poster, positions_do_not_lie_beyond_the_wal) {
         exit when header = 40;
       end loop;
       if seen < 4 then raise exception 'no end of a page and of a segment in %', seen; end if;
-    end $p$)", statement));
+    end $p$)",
+                      statement));
   db.psql("call try()");
 }
 

@@ -116,7 +116,9 @@ TEST(probe, names_the_setting_where_every_wal_sender_or_slot_is_in_use) {
 
 TEST(probe, sees_what_was_broken_since) {
   const database db;
-  db.psql("create table t(id int primary key); create table u(id int primary key); create table stray(id int primary key); select postbus.watch('t'), postbus.watch('u')");
+  db.psql(
+      "create table t(id int primary key); create table u(id int primary key); create table stray(id int primary key); select "
+      "postbus.watch('t'), postbus.watch('u')");
   db.psql("alter table t drop constraint t_pkey; alter publication postbus drop table u; alter publication postbus add table stray");
   const auto facts = look(db.url(), db.url());
   ASSERT_EQ(facts.watched_tables.size(), 2U);
@@ -154,7 +156,8 @@ TEST(probe, recognises_a_pooler) {
   const auto user = ::geteuid() == 0 ? std::optional{*postgres::find_user("postgres")} : std::nullopt;
   const auto port = postgres::find_free_port();
   std::ofstream{folder.path() + "/ini"} << fmt::format(
-      "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = plain\nauth_file = {}/users\npool_mode = transaction\n",
+      "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = "
+      "plain\nauth_file = {}/users\npool_mode = transaction\n",
       db.on().server().sockets().string(), db.on().server().port(), port, folder.path());
   std::ofstream{folder.path() + "/users"} << fmt::format("\"postgres\" \"{}\"\n", db.on().server().password());
   auto pooler = postgres::child_process::spawn({.arguments = {"/usr/sbin/pgbouncer", folder.path() + "/ini"}, .user = user});

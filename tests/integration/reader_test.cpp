@@ -30,8 +30,9 @@ TEST(reader, delivers_what_is_committed_in_commit_order_and_nothing_else) {
   session one{db.url()}, two{db.url()};
   one.psql("begin; select postbus.post('a', 'first to begin, last to commit')");
   two.psql("begin; select postbus.post('a', 'lost'); rollback");
-  two.psql("begin; select postbus.post('a', 'kept'); savepoint s; select postbus.post('a', 'undone'); rollback to s; "
-           "select postbus.post('a', '{\"x\": 1}'::jsonb); commit");
+  two.psql(
+      "begin; select postbus.post('a', 'kept'); savepoint s; select postbus.post('a', 'undone'); rollback to s; "
+      "select postbus.post('a', '{\"x\": 1}'::jsonb); commit");
   one.psql("commit");
   const auto got = rig.payloads("a", 3);
   EXPECT_THAT(got, ElementsAre("kept", "{\"x\": 1}", "first to begin, last to commit"));
@@ -50,7 +51,10 @@ TEST(reader, reaches_the_position_that_a_writer_reads_after_its_commit) {
   change_rig rig{db};
   rig.start();
   for (int i = 0; i < 300; ++i) {  // over several WAL pages and their boundaries
-    const auto at = bus::parse_position(db.psql("create table if not exists filler(x text); insert into filler values (repeat('x', 333)); select postbus.position()")).value();
+    const auto at =
+        bus::parse_position(
+            db.psql("create table if not exists filler(x text); insert into filler values (repeat('x', 333)); select postbus.position()"))
+            .value();
     rig.wait([&] { return rig.hub.head() >= at; });
     i += 9;
   }
@@ -61,10 +65,11 @@ TEST(reader, carries_sixteen_megabytes_and_drops_forgeries) {
   change_rig rig{db};
   rig.start();
   const auto dropped = metrics::value(metrics::counter::dropped_channel) + metrics::value(metrics::counter::dropped_content);
-  db.psql("select pg_logical_emit_message(true, 'postbus:t:table:public.t', 'forged'); "
-          "select pg_logical_emit_message(true, 'postbus:t:a', '\\xff'::bytea); "
-          "select pg_logical_emit_message(true, 'postbus:j:a', '1},{'); select pg_logical_emit_message(false, 'postbus:t:a', 'early'); "
-          "select pg_logical_emit_message(true, 'postbus:flush', ''); select pg_logical_emit_message(true, 'foreign', 'x')");
+  db.psql(
+      "select pg_logical_emit_message(true, 'postbus:t:table:public.t', 'forged'); "
+      "select pg_logical_emit_message(true, 'postbus:t:a', '\\xff'::bytea); "
+      "select pg_logical_emit_message(true, 'postbus:j:a', '1},{'); select pg_logical_emit_message(false, 'postbus:t:a', 'early'); "
+      "select pg_logical_emit_message(true, 'postbus:flush', ''); select pg_logical_emit_message(true, 'foreign', 'x')");
   db.psql("select postbus.post('a', repeat('x', 16777216))");
   const auto got = rig.payloads("a", 1);
   ASSERT_EQ(got.size(), 1u);
@@ -113,7 +118,8 @@ TEST(reader, heals_and_tells_of_the_gap) {
   db.psql("select postbus.post('a', 'before')");
   rig.payloads("a", 1);
   const auto before = rig.reader->status();
-  db.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database()");
+  db.psql(
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database()");
   rig.wait([&] { return rig.reader->status().ready() && rig.reader->status().slot != before.slot; });
   db.psql("select postbus.post('a', 'after')");
   rig.payloads("a", 3);
@@ -134,8 +140,9 @@ TEST(reader, another_epoch_is_a_reset) {
   rig.start();
   db.psql("select postbus.post('a', 'before')");
   rig.payloads("a", 1);
-  db.psql("select postbus.new_epoch(); "
-          "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database()");
+  db.psql(
+      "select postbus.new_epoch(); "
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database()");
   const auto epoch = db.psql("select postbus.position()").substr(0, 8);
   rig.wait([&] { return fmt::format("{:08x}", rig.hub.head().epoch) == epoch; });
   const auto events = rig.events("a");

@@ -24,7 +24,9 @@ struct told {
   bus::kind kind;
   std::string position, payload;
   bool operator==(const told&) const = default;
-  friend std::ostream& operator<<(std::ostream& out, const told& t) { return out << bus::to_text(t.kind) << ' ' << t.position << ' ' << t.payload; }
+  friend std::ostream& operator<<(std::ostream& out, const told& t) {
+    return out << bus::to_text(t.kind) << ' ' << t.position << ' ' << t.payload;
+  }
 };
 
 told as_told(const bus::event& e) { return {e.kind, bus::to_text(e.at), std::string{e.payload}}; }
@@ -92,9 +94,13 @@ TEST(replay, equals_live_delivery_whatever_order_commits_come_in) {
   wait_recorded(rig, db);
   const auto expected = live(rig, "s");
   ASSERT_GT(expected.size(), 300u);
-  EXPECT_NE(db.psql("select count(*) from (select x.id, lag(x.id) over (order by p.lsn, p.id, k) before from postbus.stream_positions p, generate_series(0, p.count - 1) k, "
-                    "lateral (select ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint as id) x) y where y.id < y.before"),
-            "0") << "the load has commits in another order than ids, or this test shows nothing";
+  EXPECT_NE(
+      db.psql(
+          "select count(*) from (select x.id, lag(x.id) over (order by p.lsn, p.id, k) before from postbus.stream_positions p, "
+          "generate_series(0, p.count - 1) k, "
+          "lateral (select ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint as id) x) y where y.id < y.before"),
+      "0")
+      << "the load has commits in another order than ids, or this test shows nothing";
   EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), expected);
   EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 7), expected);
   EXPECT_EQ(replay(rig, "t", bus::from_beginning{}), live(rig, "t"));
@@ -143,7 +149,9 @@ TEST(replay, loses_nothing_to_a_gateway_that_dies_between_delivery_and_writing_d
     rig.payloads("s", 2);
     delivered = live(rig, "s");
     EXPECT_FALSE(rig.recorder->idle());
-    db.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus streams' and datname = current_database()");
+    db.psql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus streams' and datname = "
+        "current_database()");
     rig.stop();
     blocker.psql("rollback");
   }
@@ -163,7 +171,8 @@ void permanent(changes::reader_options& o) {
 }
 
 bool is_acknowledged(const database& db, const change_rig& rig, const bus::position& at) {
-  return db.psql(fmt::format("select confirmed_flush_lsn >= '0/0'::pg_lsn + {} from pg_replication_slots where slot_name = '{}'", at.lsn, rig.reader->status().slot)) == "t";
+  return db.psql(fmt::format("select confirmed_flush_lsn >= '0/0'::pg_lsn + {} from pg_replication_slots where slot_name = '{}'", at.lsn,
+                             rig.reader->status().slot)) == "t";
 }
 
 bus::position place_of(const told& t) { return bus::parse_position(t.position).value(); }
@@ -197,7 +206,9 @@ TEST(replay, makes_the_server_keep_what_is_not_written_down_whatever_the_window_
       rig.wait([until = steady::now() + 25ms] { return steady::now() >= until; });
       ASSERT_FALSE(is_acknowledged(db, rig, place_of(delivered[1])));
     }
-    db.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus streams' and datname = current_database()");
+    db.psql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus streams' and datname = "
+        "current_database()");
     rig.stop();
     blocker.psql("rollback");
   }
@@ -251,7 +262,8 @@ TEST(replay, is_the_same_when_a_restarted_gateway_reads_its_slot_again) {
   std::vector<told> again;
   for (const auto& e : rig.hub.history("s", start, SIZE_MAX).events) again.push_back(as_told(*e));
   EXPECT_EQ(again, kept) << "from memory as from the tables";
-  EXPECT_EQ(db.psql("select sum(count), bool_or(base is not null) from postbus.stream_positions"), "21|f") << "each once, and none taken for one that nobody saw";
+  EXPECT_EQ(db.psql("select sum(count), bool_or(base is not null) from postbus.stream_positions"), "21|f")
+      << "each once, and none taken for one that nobody saw";
 }
 
 TEST(replay, equals_live_delivery_of_a_transaction_that_comes_in_pieces) {
@@ -266,10 +278,14 @@ TEST(replay, equals_live_delivery_of_a_transaction_that_comes_in_pieces) {
   {
     change_rig rig{db, small_pieces};
     rig.start();
-    db.psql("begin; select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n; savepoint p; select postbus.post('s', 'undone'); rollback to p; "
-            "select postbus.post('s', 'last'); commit; select postbus.post('s', 'after')");
+    db.psql(
+        "begin; select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n; savepoint p; select postbus.post('s', "
+        "'undone'); rollback to p; "
+        "select postbus.post('s', 'last'); commit; select postbus.post('s', 'after')");
     rig.payloads("s", 3002);
-    EXPECT_EQ(db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)), "t");
+    EXPECT_EQ(
+        db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)),
+        "t");
     wait_recorded(rig, db);
     expected = live(rig, "s");
     EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), expected);
@@ -326,7 +342,8 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   EXPECT_EQ(late[0].kind, bus::kind::gap);
   EXPECT_THAT(late[0].payload, testing::HasSubstr("expired"));
   EXPECT_LT(late[0].position, late[1].position);
-  EXPECT_EQ(db.psql("select count(*) < 25 from pg_class where relname like 'messages\\_%' and relkind = 'r'"), "t") << "partitions are dropped";
+  EXPECT_EQ(db.psql("select count(*) < 25 from pg_class where relname like 'messages\\_%' and relkind = 'r'"), "t")
+      << "partitions are dropped";
 
   db.psql("select postbus.create_stream('b', max_bytes => 1048576)");
   for (int i = 0; i < 30; ++i) {
@@ -340,12 +357,16 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   db.psql("select postbus.create_stream('a', keep => '1 hour'); select postbus.post('a', 'old')");
   rig.payloads("a", 1);
   wait_recorded(rig, db);
-  db.psql("update postbus.stream_segments set made_at = made_at - interval '20 minutes' where segment = (select segment from postbus.stream_channels where channel = 'a'); "
-          "select postbus.maintain_streams(); select postbus.post('a', 'new')");
+  db.psql(
+      "update postbus.stream_segments set made_at = made_at - interval '20 minutes' where segment = (select segment from "
+      "postbus.stream_channels where channel = 'a'); "
+      "select postbus.maintain_streams(); select postbus.post('a', 'new')");
   rig.payloads("a", 2);
   wait_recorded(rig, db);
   EXPECT_EQ(replay(rig, "a", bus::from_beginning{}).size(), 2u);
-  db.psql("update postbus.stream_segments set closed_at = closed_at - interval '61 minutes' where closed_at is not null; select postbus.maintain_streams()");
+  db.psql(
+      "update postbus.stream_segments set closed_at = closed_at - interval '61 minutes' where closed_at is not null; select "
+      "postbus.maintain_streams()");
   const auto young = replay(rig, "a", bus::from_beginning{});
   ASSERT_EQ(young.size(), 1u);
   EXPECT_EQ(young[0].payload, "new");
@@ -451,11 +472,13 @@ TEST(replay, holds_consumers_places) {
   EXPECT_EQ(db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", events[3].position)), "f") << "places go forward only";
   EXPECT_EQ(db.psql("select position from postbus.consumers"), events[6].position);
   EXPECT_EQ(db.refused(fmt::format("select postbus.ack('s', 'c', '0000abcd{}')", events[8].position.substr(8))).state, "PB032");
-  EXPECT_EQ(db.refused(fmt::format("select postbus.ack('s', 'c', '{}7fffffff00000000-00000000')", events[8].position.substr(0, 9))).state, "PB031");
+  EXPECT_EQ(db.refused(fmt::format("select postbus.ack('s', 'c', '{}7fffffff00000000-00000000')", events[8].position.substr(0, 9))).state,
+            "PB031");
   EXPECT_EQ(db.refused("select postbus.ack('s', 'c', 'nonsense')").state, "PB031");
   EXPECT_EQ(db.refused(fmt::format("select postbus.ack('other', 'c', '{}')", events[8].position)).state, "PB030");
   std::optional<result<bus::start>> start;
-  boost::asio::co_spawn(rig.loop, rig.store->consumer_start("s", "c"), [&](std::exception_ptr, result<bus::start> got) { start = std::move(got); });
+  boost::asio::co_spawn(rig.loop, rig.store->consumer_start("s", "c"),
+                        [&](std::exception_ptr, result<bus::start> got) { start = std::move(got); });
   rig.wait([&] { return start.has_value(); });
   EXPECT_EQ(bus::to_text(std::get<bus::position>(**start)), events[6].position);
   db.psql("select postbus.drop_stream('s')");

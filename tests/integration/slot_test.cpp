@@ -84,9 +84,11 @@ TEST(slot, before_the_window_is_a_reset) {
     db.psql("select postbus.post('a', 'one')");
     rig.payloads("a", 1);
     early = rig.events("a")[0]->at;
-    db.psql("select postbus.post('a', repeat('x', 100000)); select postbus.post('a', repeat('y', 100000)); select postbus.post('a', 'three')");
+    db.psql(
+        "select postbus.post('a', repeat('x', 100000)); select postbus.post('a', repeat('y', 100000)); select postbus.post('a', 'three')");
     rig.wait([&] {
-      return db.psql(fmt::format("select confirmed_flush_lsn > '0/0'::pg_lsn + {} from pg_replication_slots where slot_name = '{}'", early.lsn, rig.reader->status().slot)) == "t";
+      return db.psql(fmt::format("select confirmed_flush_lsn > '0/0'::pg_lsn + {} from pg_replication_slots where slot_name = '{}'",
+                                 early.lsn, rig.reader->status().slot)) == "t";
     });
   }
   change_rig rig{db, permanent};
@@ -105,8 +107,9 @@ TEST(slot, a_broken_session_costs_nothing) {
   db.psql("select postbus.post('a', 'before')");
   rig.payloads("a", 1);
   const auto begun = rig.reader->status().reconnects;
-  db.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database(); "
-          "select postbus.post('a', 'while it was broken')");
+  db.psql(
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = current_database(); "
+      "select postbus.post('a', 'while it was broken')");
   rig.wait([&] { return rig.reader->status().reconnects > begun && rig.reader->status().ready(); });
   db.psql("select postbus.post('a', 'after')");
   EXPECT_THAT(rig.payloads("a", 3), ElementsAre("before", "while it was broken", "after"));
@@ -137,7 +140,9 @@ TEST(slot, one_that_was_dropped_is_a_reset_in_a_new_epoch) {
     rig.payloads("a", 1);
     before = rig.events("a")[0]->at;
   }
-  db.psql("select postbus.post('a', 'lost'); select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()");
+  db.psql(
+      "select postbus.post('a', 'lost'); select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = "
+      "current_database()");
   change_rig rig{db, permanent};
   rig.start();
   EXPECT_NE(rig.hub.head().epoch, before.epoch);
@@ -146,8 +151,9 @@ TEST(slot, one_that_was_dropped_is_a_reset_in_a_new_epoch) {
   const auto running = rig.hub.head();
   // The reader comes back within a moment: the slot may be in use again before it is dropped.
   for (const auto limit = steady::now() + 30s; rig.hub.head().epoch == running.epoch && steady::now() < limit;) {
-    db.refused("select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where database = current_database() and active; "
-               "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database() and not active");
+    db.refused(
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where database = current_database() and active; "
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database() and not active");
     rig.loop.restart();
     rig.loop.run_for(300ms);
   }
@@ -212,7 +218,9 @@ TEST(slot, one_that_the_server_invalidates_is_a_reset) {
     before = rig.events("a")[0]->at;
   }
   for (int i = 0; i < 20 && db.psql("select wal_status from pg_replication_slots where database = current_database()") != "lost"; ++i)
-    db.psql("create table filler as select repeat('x', 1000) from generate_series(1, 10000); drop table filler; select pg_switch_wal(); checkpoint");
+    db.psql(
+        "create table filler as select repeat('x', 1000) from generate_series(1, 10000); drop table filler; select pg_switch_wal(); "
+        "checkpoint");
   ASSERT_EQ(db.psql("select wal_status from pg_replication_slots where database = current_database()"), "lost");
   change_rig rig{db, permanent};
   rig.start();
@@ -225,8 +233,10 @@ TEST(slot, one_that_the_server_invalidates_is_a_reset) {
 std::string large(int rows) {
   return fmt::format(
       "begin; insert into t select g, repeat('x', 500) from generate_series(1, {0}) g; select postbus.post('a', 'first'); "
-      "savepoint one; insert into t select g, repeat('y', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', 'undone'); rollback to one; "
-      "insert into t select g, repeat('z', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', 'second'); update t set v = 'w' where id <= 10; commit",
+      "savepoint one; insert into t select g, repeat('y', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', "
+      "'undone'); rollback to one; "
+      "insert into t select g, repeat('z', 500) from generate_series({0} + 1, 2 * {0}) g; select postbus.post('a', 'second'); update t set "
+      "v = 'w' where id <= 10; commit",
       rows);
 }
 
@@ -254,7 +264,9 @@ TEST(slot, a_large_transaction_comes_while_it_runs_and_has_the_positions_of_a_sm
     streamed_texts = told(rig, "table:public.t", start);
     EXPECT_EQ(streamed.size(), 6010u);
     EXPECT_TRUE(std::ranges::is_sorted(streamed));
-    EXPECT_EQ(db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)), "t");
+    EXPECT_EQ(
+        db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)),
+        "t");
   }
   change_rig rig{db, permanent};
   rig.start();

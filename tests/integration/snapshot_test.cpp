@@ -1,7 +1,7 @@
 // Rows first, then what they did not see, then what is live: what a subscriber builds from it is the table.
+#include <gtest/gtest.h>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/json.hpp>
-#include <gtest/gtest.h>
 
 #include <map>
 #include <random>
@@ -44,7 +44,9 @@ struct snapshot_rig : testing_support::change_rig {
   }
   result<std::unique_ptr<spool_reader>> open(const std::string& channel) {
     result<std::unique_ptr<spool_reader>> opened{error{}};
-    testing_support::run(loop, [](snapshot_rig& self, std::string of, auto& into) -> asio::awaitable<void> { into = co_await self.rows->open(of, nullptr); }(*this, channel, opened));
+    testing_support::run(loop, [](snapshot_rig& self, std::string of, auto& into) -> asio::awaitable<void> {
+      into = co_await self.rows->open(of, nullptr);
+    }(*this, channel, opened));
     return opened;
   }
   bus::shard shard;
@@ -79,8 +81,10 @@ struct copy_of_table : bus::listener {
       }
       auto replay = rig.shard.subscribe(*this, channel, given->from());
       attached = true;
-      if (!given->join(replay)) why = error{errc::start_over, "history"};
-      else for (const auto& e : replay.events) take(*e);
+      if (!given->join(replay))
+        why = error{errc::start_over, "history"};
+      else
+        for (const auto& e : replay.events) take(*e);
       given.reset();
     }
     return !given;
@@ -97,7 +101,8 @@ struct copy_of_table : bus::listener {
         if (!rows.emplace(key("data"), payload.at("data").at("v").to_number<int>()).second) wrong += fmt::format("{} twice; ", key("data"));
         break;
       case bus::kind::update:
-        if (rows.erase(payload.contains("old") ? key("old") : key("data")) != 1) wrong += fmt::format("an update of the missing {}; ", key("data"));
+        if (rows.erase(payload.contains("old") ? key("old") : key("data")) != 1)
+          wrong += fmt::format("an update of the missing {}; ", key("data"));
         rows[key("data")] = payload.at("data").at("v").to_number<int>();
         break;
       case bus::kind::delete_:
@@ -146,7 +151,10 @@ void write(const std::string& url, unsigned seed, int writer, const std::atomic<
       case 0: s.psql(fmt::format("delete from t where id = {}", some)); break;
       case 1: s.psql(fmt::format("update t set v = v + 1 where id = {}", some)); break;
       case 2: s.psql(fmt::format("update t set id = {} where id = {}", next++, some)); break;
-      case 3: s.psql(fmt::format("insert into t select i, {} from generate_series({}, {}) i", below(1000), next, next + 20)); next += 21; break;
+      case 3:
+        s.psql(fmt::format("insert into t select i, {} from generate_series({}, {}) i", below(1000), next, next + 20));
+        next += 21;
+        break;
       default: s.psql(fmt::format("insert into t values ({}, {})", next++, below(1000)));
     }
   };
@@ -190,7 +198,8 @@ TEST(snapshot, joins_the_changes_of_random_writers) {
   std::vector<std::unique_ptr<copy_of_table>> copies;
   for (int i = 0; i < (soak ? 400 : 25); ++i) {
     asio::steady_timer pause{rig.loop, std::chrono::milliseconds{random() % 30}};  // the moment of the snapshot
-    testing_support::run(rig.loop, [](asio::steady_timer& t) -> asio::awaitable<void> { co_await t.async_wait(asio::use_awaitable); }(pause));
+    testing_support::run(rig.loop,
+                         [](asio::steady_timer& t) -> asio::awaitable<void> { co_await t.async_wait(asio::use_awaitable); }(pause));
     auto& copy = *copies.emplace_back(std::make_unique<copy_of_table>(rig, "table:public.t"));
     const auto begun = copy.begin();
     ASSERT_TRUE(begun) << begun.error().text << begun.error().detail;
@@ -262,8 +271,10 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
 
 TEST(snapshot, a_slow_reader_holds_no_transaction) {
   database db;
-  db.psql("create table t(id int primary key, v int, big text); select postbus.watch('t');"
-          "insert into t select i, i, repeat('x', 1000) from generate_series(1, 5000) i; insert into t values (0, 0, repeat('y', 10000000)), (-1, -1, E'a\\tb\\n\\\\\\b')");
+  db.psql(
+      "create table t(id int primary key, v int, big text); select postbus.watch('t');"
+      "insert into t select i, i, repeat('x', 1000) from generate_series(1, 5000) i; insert into t values (0, 0, repeat('y', 10000000)), "
+      "(-1, -1, E'a\\tb\\n\\\\\\b')");
   snapshot_rig rig{db, [](snapshots::settings& s) { s.memory = 100'000; }};
   copy_of_table slow{rig, "table:public.t"};
   ASSERT_TRUE(slow.begin());
@@ -280,7 +291,8 @@ TEST(snapshot, a_slow_reader_holds_no_transaction) {
 
 TEST(snapshot, is_shared_while_it_is_filled) {
   database db;
-  db.psql("create table t(id int primary key, v int); select postbus.watch('t'); insert into t select i, i from generate_series(1, 1000) i");
+  db.psql(
+      "create table t(id int primary key, v int); select postbus.watch('t'); insert into t select i, i from generate_series(1, 1000) i");
   snapshot_rig rig{db, [](snapshots::settings& s) { s.shared_for = 1h; }};
   std::vector<std::unique_ptr<copy_of_table>> copies;
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(copies.emplace_back(std::make_unique<copy_of_table>(rig, "table:public.t"))->begin());
@@ -320,9 +332,14 @@ TEST(snapshot, has_what_was_written_before_the_table_was_watched) {
 
 TEST(snapshot, says_why_there_is_none) {
   database db;
-  db.psql("create table t(id int primary key, v int); create table other(id int primary key, v int); create table large(id int primary key, v int);"
-          "select postbus.watch('t'), postbus.watch('large'); insert into large select i, i from generate_series(1, 100000) i");
-  snapshot_rig rig{db, [](snapshots::settings& s) { s.bytes = 1'000'000; s.patience = 200ms; }};
+  db.psql(
+      "create table t(id int primary key, v int); create table other(id int primary key, v int); create table large(id int primary key, v "
+      "int);"
+      "select postbus.watch('t'), postbus.watch('large'); insert into large select i, i from generate_series(1, 100000) i");
+  snapshot_rig rig{db, [](snapshots::settings& s) {
+                     s.bytes = 1'000'000;
+                     s.patience = 200ms;
+                   }};
   EXPECT_EQ(rig.open("table:public.other").error().code, errc::not_watched);
   copy_of_table large{rig, "table:public.large"};
   const auto begun = large.begin();
@@ -348,8 +365,9 @@ TEST(snapshot, says_why_there_is_none) {
 
 TEST(snapshot, names_the_grant_that_is_missing) {
   database db;
-  db.psql("create table t(id int primary key, v int); select postbus.watch('t');"
-          "create role narrow login password 'x'; grant usage on schema postbus to narrow; grant select on postbus.watched_tables to narrow");
+  db.psql(
+      "create table t(id int primary key, v int); select postbus.watch('t');"
+      "create role narrow login password 'x'; grant usage on schema postbus to narrow; grant select on postbus.watched_tables to narrow");
   snapshot_rig rig{db, [&](snapshots::settings& s) { s.conninfo = db.url_as("narrow", "x"); }};
   const auto refused = rig.open("table:public.t");
   EXPECT_EQ(refused.error().code, errc::conflict);
@@ -366,7 +384,9 @@ TEST(snapshot, names_the_grant_that_is_missing) {
 
 TEST(snapshot, starts_over_when_its_session_dies) {
   database db;
-  db.psql("create table t(id int primary key, v int, pad text); select postbus.watch('t'); insert into t select i, i, repeat('x', 500) from generate_series(1, 100000) i");
+  db.psql(
+      "create table t(id int primary key, v int, pad text); select postbus.watch('t'); insert into t select i, i, repeat('x', 500) from "
+      "generate_series(1, 100000) i");
   snapshot_rig rig{db};
   copy_of_table copy{rig, "table:public.t"};
   ASSERT_TRUE(copy.begin());

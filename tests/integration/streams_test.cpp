@@ -22,8 +22,9 @@ TEST(streams, keep_what_is_posted_and_deliver_it_live_in_commit_order) {
   session one{db.url()}, two{db.url()};
   one.psql("begin; select postbus.post('s', 'first to begin, last to commit')");
   two.psql("begin; select postbus.post('s', 'lost'); rollback");
-  two.psql("begin; select postbus.post('s', 'kept'); savepoint p; select postbus.post('s', 'undone'); rollback to p; "
-           "select postbus.post('s', '{\"x\": 1}'::jsonb); select postbus.post('other', 'beside'); commit");
+  two.psql(
+      "begin; select postbus.post('s', 'kept'); savepoint p; select postbus.post('s', 'undone'); rollback to p; "
+      "select postbus.post('s', '{\"x\": 1}'::jsonb); select postbus.post('other', 'beside'); commit");
   one.psql("commit");
   EXPECT_THAT(rig.payloads("s", 3), ElementsAre("kept", "{\"x\": 1}", "first to begin, last to commit"));
   const auto events = rig.events("s");
@@ -43,7 +44,8 @@ TEST(streams, cost_nothing_to_post_where_there_are_none) {
   const auto before = db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure");
   EXPECT_EQ(before.find("stream_channels"), std::string::npos);
   db.psql("select postbus.create_stream('s')");
-  EXPECT_NE(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure").find("stream_channels"), std::string::npos);
+  EXPECT_NE(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure").find("stream_channels"),
+            std::string::npos);
   db.psql("select postbus.set_payload_limit(100)");
   EXPECT_EQ(db.refused("select postbus.post('s', repeat('x', 101))").state, "PB002");
   EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "0");
@@ -98,9 +100,11 @@ TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees
   db.psql("select postbus.post('s', 'last')");
   rig.payloads("s", 1);
   rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
-  EXPECT_EQ(db.psql("select string_agg(m.payload, ', ' order by p.lsn, p.id, k) from postbus.stream_positions p, generate_series(0, p.count - 1) k "
-                    "join postbus.messages m on true where m.id = ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint"),
-            "unseen 1, unseen 2, unseen 3, seen, unseen again, last");
+  EXPECT_EQ(
+      db.psql(
+          "select string_agg(m.payload, ', ' order by p.lsn, p.id, k) from postbus.stream_positions p, generate_series(0, p.count - 1) k "
+          "join postbus.messages m on true where m.id = ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint"),
+      "unseen 1, unseen 2, unseen 3, seen, unseen again, last");
 }
 
 }  // namespace

@@ -29,17 +29,21 @@ TEST(watch, takes_tables_whose_writes_go_on_working) {
   session writer{db.url_as("watch_writer", "x")};
   for (const char* table : {"keyed", "full_row", "by_index", "parts", "loose_parts", "\"Odd \"\" name\"", "parent"}) {
     db.psql(fmt::format("select postbus.watch('{}')", table));
-    EXPECT_EQ(db.psql(fmt::format("select published, fault is null from postbus.watched where tbl = '{}'::regclass", table)), "t|t") << table;
+    EXPECT_EQ(db.psql(fmt::format("select published, fault is null from postbus.watched where tbl = '{}'::regclass", table)), "t|t")
+        << table;
   }
-  for (const char* rows : {"keyed(id, v) values (1, 'a')", "full_row(v) values ('a')", "by_index(a, v) values (1, 'a')", "parts(id, day, v) values (1, '2026-01-05', 'a'), (1, '2026-02-05', 'a')",
-                           "loose_parts(id, v) values (1, 'a')", "\"Odd \"\" name\"(\"Id\", v) values (1, 'a')", "parent(id, v) values (1, 'a')", "heir(id, v) values (2, 'a')"}) {
+  for (const char* rows :
+       {"keyed(id, v) values (1, 'a')", "full_row(v) values ('a')", "by_index(a, v) values (1, 'a')",
+        "parts(id, day, v) values (1, '2026-01-05', 'a'), (1, '2026-02-05', 'a')", "loose_parts(id, v) values (1, 'a')",
+        "\"Odd \"\" name\"(\"Id\", v) values (1, 'a')", "parent(id, v) values (1, 'a')", "heir(id, v) values (2, 'a')"}) {
     const std::string text{rows};
     const auto table = text.substr(0, text.find('('));
     EXPECT_EQ(writer.refused("insert into " + text).message, "") << table;
     EXPECT_EQ(writer.refused(fmt::format("update {} set v = 'b'", table)).message, "") << table;
     EXPECT_EQ(writer.refused(fmt::format("delete from {}", table)).message, "") << table;
   }
-  EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname <> 'postbus'"), "7");  // the heir is a table of its own
+  EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname <> 'postbus'"),
+            "7");  // the heir is a table of its own
   db.psql("drop owned by watch_writer; drop role watch_writer");
 }
 
@@ -63,7 +67,8 @@ TEST(watch, refuses_what_it_must_and_names_the_fix) {
   const struct {
     const char *call, *state, *message, *hint;
   } cases[] = {
-      {"'no_key'", "PB010", "it has no primary key", "alter table public.no_key add primary key (…), or where no column can be one: alter table public.no_key replica identity full"},
+      {"'no_key'", "PB010", "it has no primary key",
+       "alter table public.no_key add primary key (…), or where no column can be one: alter table public.no_key replica identity full"},
       {"'nothing'", "PB010", "replica identity is NOTHING", "alter table public.nothing replica identity default"},
       {"'lost_index'", "PB010", "the index of its replica identity is gone", "replica identity full"},
       {"'late_key'", "PB010", "its primary key is deferrable", "replica identity full"},
@@ -99,8 +104,10 @@ TEST(watch, refuses_what_it_must_and_names_the_fix) {
   EXPECT_EQ(db.psql("select count(*) from postbus.watched"), "0");
   EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname <> 'postbus'"), "0");
   // The printed fixes are the fixes.
-  for (const char* fixed : {"alter table public.nothing replica identity default; select postbus.watch('nothing')", "alter table public.unlogged set logged; select postbus.watch('unlogged')",
-                            "alter table public.no_key replica identity full; select postbus.watch('no_key')", "select postbus.watch('public.guarded', rls => 'ignore')"})
+  for (const char* fixed : {"alter table public.nothing replica identity default; select postbus.watch('nothing')",
+                            "alter table public.unlogged set logged; select postbus.watch('unlogged')",
+                            "alter table public.no_key replica identity full; select postbus.watch('no_key')",
+                            "select postbus.watch('public.guarded', rls => 'ignore')"})
     EXPECT_EQ(db.refused(fixed).message, "") << fixed;
 }
 
@@ -108,11 +115,14 @@ TEST(watch, again_replaces_the_options_and_unwatch_ends_it) {
   const database db;
   db.psql("create table t(id int primary key, v text)");
   db.psql("select postbus.watch('t', columns => '{id}', notify => 'events')");
-  EXPECT_EQ(db.psql("select tbl, schema_name, table_name, columns, notify, rls, published from postbus.watched"), "t|public|t|{id}|events|refuse|t");
+  EXPECT_EQ(db.psql("select tbl, schema_name, table_name, columns, notify, rls, published from postbus.watched"),
+            "t|public|t|{id}|events|refuse|t");
   db.psql("select postbus.watch('t')");
   EXPECT_EQ(db.psql("select columns is null, notify is null from postbus.watched"), "t|t");
   EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname <> 'postbus'"), "1");
-  EXPECT_EQ(db.psql("select coalesce(to_jsonb(p) ->> 'attnames', '[\"id\", \"v\"]') from pg_publication_tables p where pubname = 'postbus' and schemaname <> 'postbus'"), R"(["id", "v"])");  // columns are the gateway's business
+  EXPECT_EQ(db.psql("select coalesce(to_jsonb(p) ->> 'attnames', '[\"id\", \"v\"]') from pg_publication_tables p where pubname = 'postbus' "
+                    "and schemaname <> 'postbus'"),
+            R"(["id", "v"])");  // columns are the gateway's business
   db.psql("select postbus.unwatch('t')");
   EXPECT_EQ(db.psql("select count(*) from postbus.watched_tables"), "0");
   EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname <> 'postbus'"), "0");
@@ -178,7 +188,9 @@ TEST(watch, repairs_a_publication_that_was_dropped_or_altered) {
   db.psql("select postbus.repair_publication()");
   EXPECT_EQ(db.psql("select pubdelete, pubviaroot from pg_publication where pubname = 'postbus'"), "t|t");
   EXPECT_EQ(db.psql("select published from postbus.watched"), "t");
-  EXPECT_EQ(db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname = 'postbus' and tablename = 'messages'"), "1");
+  EXPECT_EQ(
+      db.psql("select count(*) from pg_publication_tables where pubname = 'postbus' and schemaname = 'postbus' and tablename = 'messages'"),
+      "1");
 }
 
 TEST(watch, is_refused_where_messages_travel_by_notify) {

@@ -62,7 +62,8 @@ cluster& cluster::shared() {
 cluster::cluster(settings extra) : folder_{std::make_unique<temporary_folder>()} {
   log::configure(log::level::warning, false);
   const char* const other_version = std::getenv("POSTBUS_TEST_POSTGRES");  // a folder of PostgreSQL's programs: the version matrix
-  auto started = postgres::embedded_server::start({.data = folder_->path() + "/data", .binaries = other_version ? other_version : "", .settings = std::move(extra)});
+  auto started = postgres::embedded_server::start(
+      {.data = folder_->path() + "/data", .binaries = other_version ? other_version : "", .settings = std::move(extra)});
   if (!started) throw std::runtime_error{started.error().text + "\n" + started.error().detail};
   server_ = std::make_unique<postgres::embedded_server>(std::move(*started));
 }
@@ -142,8 +143,7 @@ session::session(const std::string& url) : connection_{::PQconnectdb(url.c_str()
     ::PQfinish(made);
     throw std::runtime_error{why};
   }
-  ::PQsetNoticeProcessor(
-      made, [](void* to, const char* text) { *static_cast<std::string*>(to) += text; }, &notices_);
+  ::PQsetNoticeProcessor(made, [](void* to, const char* text) { *static_cast<std::string*>(to) += text; }, &notices_);
 }
 
 session::~session() { ::PQfinish(static_cast<PGconn*>(connection_)); }

@@ -106,8 +106,10 @@ std::string raw_client::read_all() {
 }
 
 std::string raw_client::upgrade(std::string_view target, std::string_view headers) {
-  send("GET " + std::string{target} + " HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + std::string{headers} + "\r\n");
+  send("GET " + std::string{target} +
+       " HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+       std::string{headers} + "\r\n");
   return read_until("\r\n\r\n");
 }
 

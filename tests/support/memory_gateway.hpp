@@ -64,7 +64,9 @@ public:
   struct frame {
     int opcode{};
     std::string payload;
-    int close_code() const { return payload.size() < 2 ? 0 : static_cast<unsigned char>(payload[0]) << 8 | static_cast<unsigned char>(payload[1]); }
+    int close_code() const {
+      return payload.size() < 2 ? 0 : static_cast<unsigned char>(payload[0]) << 8 | static_cast<unsigned char>(payload[1]);
+    }
   };
   frame read_frame();
   int fd() const { return fd_; }

@@ -21,7 +21,9 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-bool is_ours(std::string_view variable) { return variable.starts_with("POSTBUS_") || variable.starts_with("DATABASE_URL=") || variable.starts_with("PG"); }
+bool is_ours(std::string_view variable) {
+  return variable.starts_with("POSTBUS_") || variable.starts_with("DATABASE_URL=") || variable.starts_with("PG");
+}
 
 std::array<int, 2> make_pipe() {
   std::array<int, 2> ends{};

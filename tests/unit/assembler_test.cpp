@@ -197,7 +197,8 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
   ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
   std::size_t given = 0;
   for (int i = 0; i < 4; ++i)
-    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) given += assembler_.committed()->events().size();
+    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish)
+      given += assembler_.committed()->events().size();
   ASSERT_GT(given, 0u);
   ASSERT_LT(given, 5u);
   assembler_.stop();  // the connection broke

@@ -24,9 +24,7 @@ TEST(backoff, starts_over_after_a_success) {
   EXPECT_LE(waits.next(), 100ms);
 }
 
-TEST(backoff, gateways_spread) {
-  EXPECT_NE(backoff{1}.next(), backoff{2}.next());
-}
+TEST(backoff, gateways_spread) { EXPECT_NE(backoff{1}.next(), backoff{2}.next()); }
 
 TEST(backoff, never_overflows) {
   backoff waits{7};

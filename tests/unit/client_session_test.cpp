@@ -7,17 +7,22 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr std::string_view p1 = "00000001-0000000000000010-00000000", p2 = "00000001-0000000000000020-00000000", p9 = "00000001-0000000000000090-00000000";
+constexpr std::string_view p1 = "00000001-0000000000000010-00000000", p2 = "00000001-0000000000000020-00000000",
+                           p9 = "00000001-0000000000000090-00000000";
 
-std::string ok(int id, std::string_view at) { return R"({"id":)" + std::to_string(id) + R"(,"ok":{"position":")" + std::string{at} + R"("}})"; }
+std::string ok(int id, std::string_view at) {
+  return R"({"id":)" + std::to_string(id) + R"(,"ok":{"position":")" + std::string{at} + R"("}})";
+}
 std::string message(int sub, std::string_view at, std::string_view kind = "message") {
-  return R"({"sub":)" + std::to_string(sub) + R"(,"id":")" + std::string{at} + R"(","channel":"c","kind":")" + std::string{kind} + R"(","at":"t","payload":"x"})";
+  return R"({"sub":)" + std::to_string(sub) + R"(,"id":")" + std::string{at} + R"(","channel":"c","kind":")" + std::string{kind} +
+         R"(","at":"t","payload":"x"})";
 }
 link_end lost(int close_code = 0, int status = 0) { return {.http_status = status, .close_code = close_code, .why = {errc::io, "lost"}}; }
 
 TEST(listen_session, subscribes_to_each_channel_once_and_is_confirmed_by_all) {
   listen_session session{{"a", "b\"", "a"}, "", {}, 1};
-  EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"a"})", R"({"id":2,"op":"subscribe","channel":"b\""})"}));
+  EXPECT_EQ(session.opened(),
+            (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"a"})", R"({"id":2,"op":"subscribe","channel":"b\""})"}));
   EXPECT_FALSE(session.confirmed());
   ASSERT_TRUE(session.received(ok(1, p1)));
   EXPECT_FALSE(session.confirmed());
@@ -29,7 +34,9 @@ TEST(listen_session, subscribes_to_each_channel_once_and_is_confirmed_by_all) {
 TEST(listen_session, asks_for_the_filter_each_time) {
   listen_session session{{"table:public.o"}, "", {}, 1, {.where = "a = \"x\"", .columns = {"id", "a"}, .maybe = true}};
   for (int i = 0; i < 2; ++i)
-    EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = \"x\"","columns":["id","a"],"maybe":true})"}));
+    EXPECT_EQ(session.opened(),
+              (std::vector<std::string>{
+                  R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = \"x\"","columns":["id","a"],"maybe":true})"}));
 }
 
 TEST(listen_session, names_its_consumer_until_a_position_is_known) {
@@ -38,7 +45,8 @@ TEST(listen_session, names_its_consumer_until_a_position_is_known) {
   ASSERT_TRUE(session.received(ok(1, p1)));
   ASSERT_TRUE(session.received(message(1, p9)));
   ASSERT_TRUE(session.ended(lost()));
-  EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{p9} + "\"}") << "what it was given and has not acknowledged is not given twice";
+  EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{p9} + "\"}")
+      << "what it was given and has not acknowledged is not given twice";
 }
 
 TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {

@@ -28,8 +28,8 @@ TEST(gateway_url, keeps_the_brackets_of_ipv6_out_of_the_host) {
 }
 
 TEST(gateway_url, refuses_what_is_not_a_gateway) {
-  for (const auto* bad : {"", "127.0.0.1:7432", "ws://localhost:7432", "postgres://localhost/db", "http://", "http://user:secret@host", "http://host/?a=1",
-                          "http://host/#x", "http://host:0", "http://host:99999", "http://ho st"})
+  for (const auto* bad : {"", "127.0.0.1:7432", "ws://localhost:7432", "postgres://localhost/db", "http://", "http://user:secret@host",
+                          "http://host/?a=1", "http://host/#x", "http://host:0", "http://host:99999", "http://ho st"})
     EXPECT_EQ(parse_gateway_url(bad).error().code, errc::invalid_argument) << bad;
 }
 
@@ -52,7 +52,8 @@ TEST(http_response, takes_a_sized_body_byte_by_byte_and_leaves_the_rest) {
 
 TEST(http_response, takes_chunks_with_extensions_and_trailers) {
   http_response answer;
-  const std::string_view bytes = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nwiki\r\nA\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n";
+  const std::string_view bytes =
+      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nwiki\r\nA\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\n";
   for (std::size_t i = 0; i < bytes.size(); ++i) EXPECT_EQ(answer.feed(bytes.substr(i, 1)).value(), i + 1 == bytes.size()) << i;
   EXPECT_EQ(answer.body(), "wiki0123456789");
 }
@@ -73,8 +74,9 @@ TEST(http_response, passes_over_interim_answers_and_stops_at_101) {
 }
 
 TEST(http_response, refuses_what_is_no_answer) {
-  for (const auto* bad : {"SSH-2.0-OpenSSH_9.2\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-                          "HTTP/1.1 200 OK\r\nContent-Length: 1x\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
+  for (const auto* bad : {"SSH-2.0-OpenSSH_9.2\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+                          "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1x\r\n\r\n",
+                          "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
     http_response answer;
     const auto fed = answer.feed(bad);
     ASSERT_FALSE(fed) << bad;
@@ -93,7 +95,8 @@ TEST(http_response, refuses_what_is_no_answer) {
 
 TEST(http_response, a_problem_document_becomes_the_error_it_names) {
   http_response answer;
-  const std::string body = R"({"type":"urn:postbus:error:not_watched","title":"x","status":404,"detail":"watch it first","code":"not_watched","retry":false})";
+  const std::string body =
+      R"({"type":"urn:postbus:error:not_watched","title":"x","status":404,"detail":"watch it first","code":"not_watched","retry":false})";
   ASSERT_TRUE(answer.feed("HTTP/1.1 404 Not Found\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body).value());
   EXPECT_EQ(problem_of(answer).code, errc::not_watched);
   EXPECT_EQ(problem_of(answer).text, "watch it first");
@@ -104,7 +107,8 @@ TEST(http_response, a_problem_document_becomes_the_error_it_names) {
 
 event parse_event(std::string_view frame) { return std::get<event_message>(parse_server_message(frame).value()).item; }
 
-constexpr std::string_view head = R"("id":"5f3a9c01-0000000a1b2c3d40-00000003","channel":"orders","kind":"message","at":"2026-11-22T02:11:43.000123Z","payload":)";
+constexpr std::string_view head =
+    R"("id":"5f3a9c01-0000000a1b2c3d40-00000003","channel":"orders","kind":"message","at":"2026-11-22T02:11:43.000123Z","payload":)";
 
 TEST(event_text, reads_text_and_json_payloads_and_writes_the_same_json) {
   const auto text = parse_event(R"({"sub":7,)" + std::string{head} + R"("say \"hi\"\n\u00fc"})");
@@ -136,10 +140,12 @@ TEST(event_text, a_kind_from_the_future_is_unknown_and_not_an_error) {
 }
 
 TEST(event_text, reads_confirmations_and_refusals) {
-  const auto ok = std::get<confirmed_message>(parse_server_message(R"({"id":2,"ok":{"position":"5f3a9c01-0000000a1b2c3d40-00000003"}})").value());
+  const auto ok =
+      std::get<confirmed_message>(parse_server_message(R"({"id":2,"ok":{"position":"5f3a9c01-0000000a1b2c3d40-00000003"}})").value());
   EXPECT_EQ(ok.id, 2);
   EXPECT_EQ(ok.position, "5f3a9c01-0000000a1b2c3d40-00000003");
-  const auto no = std::get<refused_message>(parse_server_message(R"({"id":3,"error":{"status":403,"code":"forbidden","detail":"no"}})").value());
+  const auto no =
+      std::get<refused_message>(parse_server_message(R"({"id":3,"error":{"status":403,"code":"forbidden","detail":"no"}})").value());
   EXPECT_EQ(no.id, 3);
   EXPECT_EQ(no.why.code, errc::forbidden);
   EXPECT_EQ(no.why.text, "no");
@@ -152,7 +158,8 @@ TEST(event_text, every_cut_of_a_message_is_refused_and_none_is_read_past_its_end
     const std::string cut = whole.substr(0, size);  // its own allocation, so that a sanitizer sees the edge
     EXPECT_FALSE(parse_server_message(cut)) << cut;
   }
-  for (const auto* bad : {"[]", "7", "{}x", R"({"id":1})", R"({"id":"x","ok":{}})", R"({"sub":1})", R"({"id":1,"ok":7})"}) EXPECT_FALSE(parse_server_message(bad)) << bad;
+  for (const auto* bad : {"[]", "7", "{}x", R"({"id":1})", R"({"id":"x","ok":{}})", R"({"sub":1})", R"({"id":1,"ok":7})"})
+    EXPECT_FALSE(parse_server_message(bad)) << bad;
 }
 
 }  // namespace

@@ -38,7 +38,9 @@ TEST(terminal_text, width_counts_columns_and_not_bytes) {
 TEST(terminal_text, control_characters_become_visible) {
   EXPECT_EQ(visible("a\nb\tc\r"), "a\\nb\\tc\\r");
   EXPECT_EQ(visible("\x1b[2Jgone"), "\\x1b[2Jgone");
-  EXPECT_EQ(visible("\xc2\x9b" "31m"), "\\x9b31m");  // the one-character CSI
+  EXPECT_EQ(visible("\xc2\x9b"
+                    "31m"),
+            "\\x9b31m");  // the one-character CSI
   EXPECT_EQ(visible("größe 📦"), "größe 📦");
 }
 

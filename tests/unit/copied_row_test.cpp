@@ -11,7 +11,9 @@ TEST(copied_rows, are_written_as_the_feed_writes_them) {
   copied_rows rows{"public", "t", {{"id", 23}, {"text\"", 25}, {"ok", 16}, {"at", 1184}}, {}};
   std::string out;
   ASSERT_TRUE(rows.append(out, "7\ta\\tb\\n\\\\N\\b\\f\\v\\r\\\\\tt\t2026-11-22 02:11:43.5+00\n"));
-  EXPECT_EQ(out, R"({"schema":"public","table":"t","action":"ROW","data":{"id":7,"text\"":"a\tb\n\\N\b\f\u000b\r\\","ok":true,"at":"2026-11-22T02:11:43.5+00:00"}})");
+  EXPECT_EQ(
+      out,
+      R"({"schema":"public","table":"t","action":"ROW","data":{"id":7,"text\"":"a\tb\n\\N\b\f\u000b\r\\","ok":true,"at":"2026-11-22T02:11:43.5+00:00"}})");
   out.clear();
   ASSERT_TRUE(rows.append(out, "\\N\t\\N\t\\N\t\\N"));
   EXPECT_EQ(out, R"({"schema":"public","table":"t","action":"ROW","data":{"id":null,"text\"":null,"ok":null,"at":null}})");
@@ -41,7 +43,8 @@ TEST(spool, gives_rows_from_memory_and_from_its_file) {
     spool_reader late{rows};
     EXPECT_EQ(rows->readers(), 2);
     for (auto* r : {&early, &late}) {
-      for (int i = 0; i < 5000; ++i) ASSERT_EQ(r->next(wake).value().value(), std::to_string(i) + std::string(static_cast<std::size_t>(i % 100), 'x'));
+      for (int i = 0; i < 5000; ++i)
+        ASSERT_EQ(r->next(wake).value().value(), std::to_string(i) + std::string(static_cast<std::size_t>(i % 100), 'x'));
       EXPECT_EQ(r->next(wake).value(), std::nullopt);
       EXPECT_FALSE(r->finished());
     }

@@ -45,7 +45,8 @@ truth judge(std::string_view text, std::array<std::string_view, 3> row) {
   row_values values;
   values.reset(3);
   for (std::size_t i = 0; i < 3; ++i)
-    if (!row[i].starts_with('?')) values.set(i, {row[i].starts_with('!') ? postgres::pgoutput::value_kind::null : postgres::pgoutput::value_kind::text, row[i]});
+    if (!row[i].starts_with('?'))
+      values.set(i, {row[i].starts_with('!') ? postgres::pgoutput::value_kind::null : postgres::pgoutput::value_kind::text, row[i]});
   std::vector<std::uint16_t> places;
   for (const auto& c : bound.columns()) places.push_back(c.name == "a" ? 0 : c.name == "b" ? 1 : 2);
   return bound.test(values, places);
@@ -148,13 +149,16 @@ std::string key(comparable kind, std::string_view text) {
 
 TEST(sort_key, sorts_as_the_values_do) {
   const auto ascending = [](comparable kind, std::vector<std::string_view> values) {
-    for (std::size_t i = 1; i < values.size(); ++i) EXPECT_LT(key(kind, values[i - 1]), key(kind, values[i])) << values[i - 1] << " and " << values[i];
+    for (std::size_t i = 1; i < values.size(); ++i)
+      EXPECT_LT(key(kind, values[i - 1]), key(kind, values[i])) << values[i - 1] << " and " << values[i];
   };
   ascending(comparable::integer, {"-9223372036854775808", "-10", "-9", "0", "9", "10", "9223372036854775807"});
   ascending(comparable::float8, {"-Infinity", "-1e+300", "-1", "0", "1e-300", "1", "Infinity", "NaN"});
-  ascending(comparable::numeric, {"-Infinity", "-100", "-1.55", "-1.5", "-0.01", "0", "0.001", "0.01", "1", "1.05", "1.5", "9", "10", "Infinity", "NaN"});
+  ascending(comparable::numeric,
+            {"-Infinity", "-100", "-1.55", "-1.5", "-0.01", "0", "0.001", "0.01", "1", "1.05", "1.5", "9", "10", "Infinity", "NaN"});
   ascending(comparable::date, {"-infinity", "0044-03-15 BC", "0001-01-01", "2026-11-22", "12026-01-01", "infinity"});
-  ascending(comparable::timestamptz, {"-infinity", "0044-03-15 01:02:03+00 BC", "2026-11-22 01:02:03+00", "2026-11-22 01:02:03.000001+00", "2026-11-22 01:02:03.1+00", "infinity"});
+  ascending(comparable::timestamptz, {"-infinity", "0044-03-15 01:02:03+00 BC", "2026-11-22 01:02:03+00", "2026-11-22 01:02:03.000001+00",
+                                      "2026-11-22 01:02:03.1+00", "infinity"});
   ascending(comparable::time, {"00:00:00", "12:34:56.7", "12:34:56.789", "24:00:00"});
   EXPECT_EQ(key(comparable::numeric, "1.0"), key(comparable::numeric, "1.000"));
   EXPECT_EQ(key(comparable::numeric, "-0.0"), key(comparable::numeric, "0"));
@@ -164,9 +168,17 @@ TEST(sort_key, sorts_as_the_values_do) {
 
 TEST(sort_key, refuses_what_postgresql_does_not_write) {
   std::string out{"kept"};
-  for (const auto& [kind, text] : std::initializer_list<std::pair<comparable, std::string_view>>{
-           {comparable::integer, "1.5"}, {comparable::integer, ""}, {comparable::boolean, "true"}, {comparable::float8, "1x"}, {comparable::numeric, "."}, {comparable::numeric, "1e5"},
-           {comparable::date, "2026-1-1"}, {comparable::timestamp, "2026-11-22 01:02:03+00"}, {comparable::timestamptz, "2026-11-22 01:02:03"}, {comparable::time, "1:2:3"}}) {
+  for (const auto& [kind, text] :
+       std::initializer_list<std::pair<comparable, std::string_view>>{{comparable::integer, "1.5"},
+                                                                      {comparable::integer, ""},
+                                                                      {comparable::boolean, "true"},
+                                                                      {comparable::float8, "1x"},
+                                                                      {comparable::numeric, "."},
+                                                                      {comparable::numeric, "1e5"},
+                                                                      {comparable::date, "2026-1-1"},
+                                                                      {comparable::timestamp, "2026-11-22 01:02:03+00"},
+                                                                      {comparable::timestamptz, "2026-11-22 01:02:03"},
+                                                                      {comparable::time, "1:2:3"}}) {
     EXPECT_FALSE(append_sort_key(out, kind, text)) << text;
     EXPECT_EQ(out, "kept");
   }

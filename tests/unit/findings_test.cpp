@@ -47,11 +47,13 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"recovery", severity::problem, "target_session_attrs=read-write", [](auto& f) { f.in_recovery = true; }},
       {"encoding", severity::problem, "encoding 'UTF8'", [](auto& f) { f.encoding = "LATIN1"; }},
       {"wal_level", severity::warning, "alter system set wal_level = 'logical'", [](auto& f) { f.wal_level = "replica"; }},
-      {"replication", severity::warning, "alter role \"app\" replication", [](auto& f) { f.replication = answer::refused, f.replication_attribute = false; }},
+      {"replication", severity::warning, "alter role \"app\" replication",
+       [](auto& f) { f.replication = answer::refused, f.replication_attribute = false; }},
       {"replication", severity::warning, "host shop app ADDRESS", [](auto& f) { f.replication = answer::refused; }},
       {"replication", severity::problem, "--db-direct", [](auto& f) { f.replication = answer::refused, f.direct_pooled = true; }},
       {"replication", severity::problem, "try again", [](auto& f) { f.replication = answer::unreachable; }},
-      {"wal_senders", severity::problem, "max_wal_senders = 20", [](auto& f) { f.replication = answer::unreachable, f.replication_error = "[53300] … exceeds max_wal_senders (currently 10)"; }},
+      {"wal_senders", severity::problem, "max_wal_senders = 20",
+       [](auto& f) { f.replication = answer::unreachable, f.replication_error = "[53300] … exceeds max_wal_senders (currently 10)"; }},
       {"wal_senders", severity::warning, "max_wal_senders = 10", [](auto& f) { f.max_wal_senders = 0; }},
       {"wal_senders", severity::note, "", [](auto& f) { f.used_wal_senders = 10, f.gateway_reads = true; }},
       {"slots", severity::warning, "max_replication_slots = 10", [](auto& f) { f.max_replication_slots = 0; }},
@@ -64,10 +66,14 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"synchronous_commit", severity::note, "", [](auto& f) { f.synchronous_commit = "off"; }},
       {"lock_table", severity::warning, "max_locks_per_transaction = 64", [](auto& f) { f.max_locks_per_transaction = 10; }},
       {"notify_queue", severity::warning, "idle in transaction", [](auto& f) { f.notify_queue_usage = 0.6; }},
-      {"orphan_slot", severity::warning, "pg_drop_replication_slot('postbus_1_a')", [](auto& f) { f.logical_slots.push_back({.name = "postbus_1_a"}); }},
-      {"orphan_slot", severity::warning, "does not need it", [](auto& f) { f.logical_slots.push_back({.name = "theirs", .retained_bytes = std::int64_t{2} << 30}); }},
-      {"prepared", severity::warning, "rollback prepared 'it''s'", [](auto& f) { f.prepared_transactions.push_back({.id = "it's", .age_seconds = 90}); }},
-      {"open_transaction", severity::warning, "pg_terminate_backend(42)", [](auto& f) { f.open_writers.push_back({.pid = 42, .age_seconds = 900, .application = "psql", .idle = true}); }},
+      {"orphan_slot", severity::warning, "pg_drop_replication_slot('postbus_1_a')",
+       [](auto& f) { f.logical_slots.push_back({.name = "postbus_1_a"}); }},
+      {"orphan_slot", severity::warning, "does not need it",
+       [](auto& f) { f.logical_slots.push_back({.name = "theirs", .retained_bytes = std::int64_t{2} << 30}); }},
+      {"prepared", severity::warning, "rollback prepared 'it''s'",
+       [](auto& f) { f.prepared_transactions.push_back({.id = "it's", .age_seconds = 90}); }},
+      {"open_transaction", severity::warning, "pg_terminate_backend(42)",
+       [](auto& f) { f.open_writers.push_back({.pid = 42, .age_seconds = 900, .application = "psql", .idle = true}); }},
       {"schema", severity::problem, "postbus setup", [](auto& f) { f.schema_version = 0; }},
       {"schema", severity::problem, "postbus setup", [](auto& f) { f.schema_version = 2; }},
       {"schema", severity::problem, "newer postbus", [](auto& f) { f.schema_version = 4; }},
@@ -77,16 +83,21 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"publication", severity::problem, "drop publication postbus", [](auto& f) { f.publication_all_tables = true; }},
       {"publication", severity::problem, "repair_publication", [](auto& f) { f.publication_intact = false; }},
       {"publication", severity::warning, "drop table t", [](auto& f) { f.published_unwatched.push_back("t"); }},
-      {"watched", severity::problem, "alter table t add primary key;", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "no key", .fix = "alter table t add primary key"}); }},
-      {"filters", severity::note, "create unique index postbus_identity on t (id, COLUMN);", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id"}); }},
-      {"watched", severity::problem, "repair_publication", [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .published = false}); }},
+      {"watched", severity::problem, "alter table t add primary key;",
+       [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "no key", .fix = "alter table t add primary key"}); }},
+      {"filters", severity::note, "create unique index postbus_identity on t (id, COLUMN);",
+       [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id"}); }},
+      {"watched", severity::problem, "repair_publication",
+       [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .published = false}); }},
       {"forgery", severity::note, "--revoke-emit", [](auto& f) { f.anyone_may_emit = true; }},
   };
   for (const auto& c : cases) {
     auto facts = sound();
     c.spoil(facts);
     const auto found = examine(facts, 3);
-    const auto fits = [&](const finding& one) { return one.subject == c.subject && one.level == c.level && one.fix.find(c.fix) != std::string::npos; };
+    const auto fits = [&](const finding& one) {
+      return one.subject == c.subject && one.level == c.level && one.fix.find(c.fix) != std::string::npos;
+    };
     EXPECT_TRUE(std::ranges::any_of(found, fits)) << c.subject << " / " << c.fix;
     for (const auto& one : found) {
       if (one.level == severity::ok) continue;
@@ -98,7 +109,8 @@ TEST(findings, name_the_fix_of_each_fault) {
 
 TEST(findings, leave_slots_in_use_alone) {
   auto facts = sound();
-  facts.logical_slots = {{.name = "postbus_1_a", .active = true, .temporary = true, .retained_bytes = std::int64_t{5} << 30}, {.name = "theirs", .retained_bytes = 1000}};
+  facts.logical_slots = {{.name = "postbus_1_a", .active = true, .temporary = true, .retained_bytes = std::int64_t{5} << 30},
+                         {.name = "theirs", .retained_bytes = 1000}};
   for (const auto& one : examine(facts, 3)) EXPECT_NE(one.subject, "orphan_slot") << one.what;
 }
 

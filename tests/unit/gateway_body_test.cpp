@@ -27,7 +27,8 @@ TEST(gateway_body, a_body_that_drips_does_not_move_its_deadline) {
 
 TEST(gateway_body, without_a_token_the_answer_comes_before_the_body) {
   gateway::gateway_options o;
-  o.tokens = gateway::token_set::parse("[[token]]\nname=\"a\"\nsha256=\"" + gateway::token_sha256_hex("secret") + "\"\npost=[\"a\"]\n").value();
+  o.tokens =
+      gateway::token_set::parse("[[token]]\nname=\"a\"\nsha256=\"" + gateway::token_sha256_hex("secret") + "\"\npost=[\"a\"]\n").value();
   o.origins.tokens = true;
   memory_gateway g{o};
   const std::string head = "POST /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n";

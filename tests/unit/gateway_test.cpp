@@ -38,8 +38,9 @@ TEST_F(gateway_fixture, a_websocket_gets_events_of_its_channel_as_frames) {
   post("a", "one \"quoted\"");
   post("b", "not mine");
   post("a", "two");
-  EXPECT_EQ(ws.read_frame().payload,
-            R"({"id":"5f3a9c01-00000000000007d1-00000000","channel":"a","kind":"message","at":"1970-01-01T00:00:00.000000Z","payload":"one \"quoted\""})");
+  EXPECT_EQ(
+      ws.read_frame().payload,
+      R"({"id":"5f3a9c01-00000000000007d1-00000000","channel":"a","kind":"message","at":"1970-01-01T00:00:00.000000Z","payload":"one \"quoted\""})");
   EXPECT_TRUE(ws.read_frame().payload.ends_with(R"("payload":"two"})"));
   EXPECT_EQ(plain.read_frame().payload, "one \"quoted\"");
   EXPECT_EQ(plain.read_frame().payload, "two");
@@ -54,7 +55,9 @@ TEST_F(gateway_fixture, an_event_stream_starts_with_its_position_and_resumes) {
   EXPECT_EQ(sse.read_until("\n\n"), "id: 5f3a9c01-00000000000007d1-00000000\ndata: two\ndata: lines\n\n");
   post("a", "next");
   raw_client again{g.port()};
-  again.send("GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nLast-Event-ID: 5f3a9c01-00000000000007d1-00000000\r\n\r\n");
+  again.send(
+      "GET /v1/channels/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nLast-Event-ID: "
+      "5f3a9c01-00000000000007d1-00000000\r\n\r\n");
   again.read_until("\r\n\r\n");
   again.read_until("\n\n");
   EXPECT_EQ(again.read_until("\n\n"), "id: 5f3a9c01-00000000000007d2-00000000\ndata: next\n\n");
@@ -62,7 +65,8 @@ TEST_F(gateway_fixture, an_event_stream_starts_with_its_position_and_resumes) {
 
 TEST_F(gateway_fixture, a_long_poll_answers_from_history_waits_or_comes_back_empty) {
   post("a", "old");
-  EXPECT_TRUE(get("/v1/channels/a?after=beginning").find(R"("payload":"old"}],"next":"5f3a9c01-00000000000007d1-00000000"})") != std::string::npos);
+  EXPECT_TRUE(get("/v1/channels/a?after=beginning").find(R"("payload":"old"}],"next":"5f3a9c01-00000000000007d1-00000000"})") !=
+              std::string::npos);
   EXPECT_TRUE(get("/v1/channels/a?wait=100ms").find(R"({"events":[],"next":"5f3a9c01-)") != std::string::npos);
   raw_client poll{g.port()};
   poll.send("GET /v1/channels/a?wait=30s&after=5f3a9c01-00000000000007d1-00000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -85,7 +89,8 @@ TEST_F(gateway_fixture, posting_and_waiting_the_classic_way) {
 
 TEST_F(gateway_fixture, one_websocket_with_many_subscriptions) {
   raw_client ws{g.port()};
-  EXPECT_TRUE(ws.upgrade("/v1/ws", "Sec-WebSocket-Protocol: postbus.v1\r\n").find("Sec-WebSocket-Protocol: postbus.v1") != std::string::npos);
+  EXPECT_TRUE(ws.upgrade("/v1/ws", "Sec-WebSocket-Protocol: postbus.v1\r\n").find("Sec-WebSocket-Protocol: postbus.v1") !=
+              std::string::npos);
   ws.send_text(R"({"id":1,"op":"subscribe","channel":"a"})");
   EXPECT_TRUE(ws.read_frame().payload.starts_with(R"({"id":1,"ok":{"position":")"));
   ws.send_text(R"({"id":2,"op":"subscribe","channel":"b"})");

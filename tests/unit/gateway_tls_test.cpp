@@ -15,7 +15,8 @@ namespace {
 /** A blocking client that can collect records and send them in one go; every read has a deadline. */
 class tls_client {
 public:
-  explicit tls_client(std::uint16_t port) : context_{SSL_CTX_new(TLS_client_method())}, ssl_{SSL_new(context_)}, fd_{::socket(AF_INET, SOCK_STREAM, 0)} {
+  explicit tls_client(std::uint16_t port)
+      : context_{SSL_CTX_new(TLS_client_method())}, ssl_{SSL_new(context_)}, fd_{::socket(AF_INET, SOCK_STREAM, 0)} {
     sockaddr_in to{};
     to.sin_family = AF_INET;
     to.sin_port = htons(port);

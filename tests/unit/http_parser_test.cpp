@@ -84,8 +84,9 @@ TEST(http_parser, leaves_what_follows_the_request) {
 }
 
 TEST(http_parser, bodies_by_length_and_in_chunks_at_any_cut) {
-  const std::string chunked = "POST /v1/channels/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n"
-                              "5\r\nhello\r\n6;name=\"v\"\r\n world\r\n0\r\nTrailer: dropped\r\nHost: evil\r\n\r\n";
+  const std::string chunked =
+      "POST /v1/channels/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n"
+      "5\r\nhello\r\n6;name=\"v\"\r\n world\r\n0\r\nTrailer: dropped\r\nHost: evil\r\n\r\n";
   const std::string plain = "POST /v1/channels/a HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\nhello world";
   for (const auto& request : {chunked, plain})
     for (std::size_t piece = 0; piece < 40; ++piece) {
@@ -150,24 +151,45 @@ TEST(http_parser, targets) {
   EXPECT_EQ(target("GET http://H:1/x?y"), "/x?y");
   EXPECT_EQ(target("GET HTTPS://h:1"), "/");
   EXPECT_EQ(target("OPTIONS *"), "*");
-  for (const auto* bad : {"GET *", "GET http://other/x", "GET http://h:1@other/x", "GET http:///x", "GET x", "GET //", "GET http://h:1?x", "CONNECT h:1", "GET ftp://h:1/"})
+  for (const auto* bad : {"GET *", "GET http://other/x", "GET http://h:1@other/x", "GET http:///x", "GET x", "GET //", "GET http://h:1?x",
+                          "CONNECT h:1", "GET ftp://h:1/"})
     if (std::string_view{bad} != "GET //") EXPECT_TRUE(target(bad).starts_with("failed")) << bad;
   EXPECT_EQ(target("GET //"), "//");
 }
 
 TEST(http_parser, requests_that_two_readers_could_understand_differently_are_refused) {
   const std::string post = "POST / HTTP/1.1\r\nHost: h\r\n";
-  for (const std::string fields : {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-                                   "Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5, 5\r\n",
-                                   "Content-Length: +5\r\n", "Content-Length: -5\r\n", "Content-Length: 5 5\r\n", "Content-Length: 0x5\r\n", "Content-Length: \r\n",
-                                   "Content-Length: 99999999999999999999999\r\n", "Content-Length : 5\r\n", " Content-Length: 5\r\n", "A: b\r\n c\r\n", "A: b\r\n\tc\r\n",
-                                   "Host: h\r\n", "Host: other\r\n", "No colon\r\n", ": empty name\r\n", "A\x01: b\r\n", "A: b\x01\r\n", "A: b\x7f\r\n", "A: b\rc\r\n",
-                                   "A: b\n", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n" })
+  for (const std::string fields : {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                                   "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                                   "Content-Length: 5\r\nContent-Length: 5\r\n",
+                                   "Content-Length: 5\r\nContent-Length: 6\r\n",
+                                   "Content-Length: 5, 5\r\n",
+                                   "Content-Length: +5\r\n",
+                                   "Content-Length: -5\r\n",
+                                   "Content-Length: 5 5\r\n",
+                                   "Content-Length: 0x5\r\n",
+                                   "Content-Length: \r\n",
+                                   "Content-Length: 99999999999999999999999\r\n",
+                                   "Content-Length : 5\r\n",
+                                   " Content-Length: 5\r\n",
+                                   "A: b\r\n c\r\n",
+                                   "A: b\r\n\tc\r\n",
+                                   "Host: h\r\n",
+                                   "Host: other\r\n",
+                                   "No colon\r\n",
+                                   ": empty name\r\n",
+                                   "A\x01: b\r\n",
+                                   "A: b\x01\r\n",
+                                   "A: b\x7f\r\n",
+                                   "A: b\rc\r\n",
+                                   "A: b\n",
+                                   "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"})
     EXPECT_TRUE(fails(post + fields + "\r\nhello") == errc::invalid_argument || fields.starts_with("Transfer-Encoding")) << fields;
   EXPECT_EQ(fails(post + std::string("A: b\0c\r\n\r\n", 10)), errc::invalid_argument);
   EXPECT_EQ(fails("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), errc::invalid_argument);
   for (const std::string coding : {"gzip", "gzip, chunked", "chunked, gzip", "identity", "xchunked", "chunked\x0b"})
-    EXPECT_TRUE(fails(post + "Transfer-Encoding: " + coding + "\r\n\r\n0\r\n\r\n") == errc::unsupported || coding.ends_with('\x0b')) << coding;
+    EXPECT_TRUE(fails(post + "Transfer-Encoding: " + coding + "\r\n\r\n0\r\n\r\n") == errc::unsupported || coding.ends_with('\x0b'))
+        << coding;
   EXPECT_EQ(fails("GET / HTTP/1.1\r\n\r\n"), errc::invalid_argument) << "no Host";
   EXPECT_EQ(fails("GET / HTTP/1.1\r\nHost: a b\r\n\r\n"), errc::invalid_argument);
   EXPECT_EQ(fails("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"), errc::invalid_argument);
@@ -176,13 +198,14 @@ TEST(http_parser, requests_that_two_readers_could_understand_differently_are_ref
 
 TEST(http_parser, bad_chunks) {
   const std::string head = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-  for (const std::string body : {"x\r\n", "5\r\nhelloX", "5\r\nhello\r\r\n", "-5\r\n", "5 5\r\nhello\r\n", "\r\n", "0x5\r\nhello\r\n",
-                                 "5\nhello\n0\n\n\r\n", "0\r\nBad trailer\r\n\r\n", "0\r\n folded: a\r\n\r\n", "0\r\n: a\r\n\r\n", "5\r\nhello\r\n\r\n", "5;a=\x01\r\n", "0\r\nA: b\n"})
+  for (const std::string body :
+       {"x\r\n", "5\r\nhelloX", "5\r\nhello\r\r\n", "-5\r\n", "5 5\r\nhello\r\n", "\r\n", "0x5\r\nhello\r\n", "5\nhello\n0\n\n\r\n",
+        "0\r\nBad trailer\r\n\r\n", "0\r\n folded: a\r\n\r\n", "0\r\n: a\r\n\r\n", "5\r\nhello\r\n\r\n", "5;a=\x01\r\n", "0\r\nA: b\n"})
     EXPECT_EQ(fails(head + body), errc::invalid_argument) << body;
   EXPECT_EQ(fails(head + "FFFFFFFFFFFFFFFFF\r\n"), errc::too_large);
   http_limits small;
   small.header_bytes = 100;
-  EXPECT_EQ(fails(head + "5;a=" + std::string(200, 'x') , small), errc::invalid_argument) << "a chunk's head without end";
+  EXPECT_EQ(fails(head + "5;a=" + std::string(200, 'x'), small), errc::invalid_argument) << "a chunk's head without end";
 }
 
 TEST(http_parser, what_is_no_http_is_noticed_at_once) {
@@ -227,8 +250,9 @@ TEST(websocket_upgrade, the_rfcs_example) {
   EXPECT_TRUE(accepted->subprotocol);
   std::string out;
   append_upgrade_response(out, *accepted, true);
-  EXPECT_EQ(out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                 "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: postbus.v1\r\n\r\n");
+  EXPECT_EQ(out,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: postbus.v1\r\n\r\n");
   out.clear();
   append_upgrade_response(out, *accepted, false);
   EXPECT_FALSE(out.contains("Protocol:"));

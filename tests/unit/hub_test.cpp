@@ -60,7 +60,8 @@ TEST_F(bus_fixture, derived_events_follow_their_base_event_and_are_no_history) {
   struct : listener {
     void on_event(topic& of, const event_ref& e) override {
       EXPECT_EQ(e->seq != 0, true);
-      heard += std::string{public_name(of.channel())} + (of.channel() == "t" ? "" : "'") + std::string{e->payload} + '@' + std::to_string(e->at.lsn) + ' ';
+      heard += std::string{public_name(of.channel())} + (of.channel() == "t" ? "" : "'") + std::string{e->payload} + '@' +
+               std::to_string(e->at.lsn) + ' ';
       if (of.channel() != "t") {
         EXPECT_EQ(e->xid, 7u);
         EXPECT_EQ(e->time, 5);
@@ -150,7 +151,8 @@ TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_a
   EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0}, 10)), "reset ");
   post("a", "old", 101);
   for (std::uint64_t lsn = 102; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ") << "the channel's only event was dropped, and the channel forgotten";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ")
+      << "the channel's only event was dropped, and the channel forgotten";
   EXPECT_TRUE(texts(hub_.history("b", position{epoch, 500, 0}, 10)).starts_with("gap "));
   EXPECT_EQ(texts(hub_.history("b", position{epoch, 999, 0}, 10)), "");
   EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0}, 10)), "");
@@ -188,7 +190,8 @@ TEST_F(bus_fixture, everybody_is_told_of_a_gap_and_so_is_whoever_resumes_from_be
   hub_.announce_gap({epoch, 101, 0}, {epoch, 200, 0}, "reconnect");
   post("a", "two", 201);
   turn();
-  const std::string gap = R"({"from":"5f3a9c01-0000000000000065-00000000","to":"5f3a9c01-00000000000000c8-00000000","reason":"reconnect"};)";
+  const std::string gap =
+      R"({"from":"5f3a9c01-0000000000000065-00000000","to":"5f3a9c01-00000000000000c8-00000000","reason":"reconnect"};)";
   EXPECT_EQ(a.got, "one;" + gap + "two;");
   EXPECT_EQ(b.got, gap);
   EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "one gap two ");
@@ -202,7 +205,9 @@ TEST_F(bus_fixture, a_reset_drops_history_and_starts_a_new_epoch) {
   post("a", "one", 101);
   hub_.announce_reset({epoch + 1, 50, 0}, "restored");
   turn();
-  EXPECT_EQ(a.got, "one;" R"({"position":"5f3a9c02-0000000000000032-00000000","reason":"restored"};)");
+  EXPECT_EQ(a.got,
+            "one;"
+            R"({"position":"5f3a9c02-0000000000000032-00000000","reason":"restored"};)");
   EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "reset ");
   EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0}, 10)), "");
 }

@@ -52,8 +52,10 @@ struct world {
       sql.remove_prefix(command.size() + 1);
       const auto open = command.find('"');
       const std::string channel{command.substr(open + 1, command.size() - open - 2)};
-      if (command.starts_with("listen ")) server.insert(channel);
-      else server.erase(channel);
+      if (command.starts_with("listen "))
+        server.insert(channel);
+      else
+        server.erase(channel);
     }
   }
 

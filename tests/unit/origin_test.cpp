@@ -17,11 +17,35 @@ std::string verdict(const origin_policy& policy, opt host, opt origin = {}, opt 
 }
 
 TEST(loopback_host, names) {
-  for (const auto* yes : {"localhost", "LOCALHOST:7432", "localhost.", "a.localhost", "127.0.0.1", "127.0.0.1:1", "127.255.0.9", "[::1]", "[::1]:7432"})
+  for (const auto* yes :
+       {"localhost", "LOCALHOST:7432", "localhost.", "a.localhost", "127.0.0.1", "127.0.0.1:1", "127.255.0.9", "[::1]", "[::1]:7432"})
     EXPECT_TRUE(is_loopback_host(yes)) << yes;
-  for (const auto* no : {"", "evil.example", "localhost.evil.example", "notlocalhost", ".localhost", "127.evil.example", "127.0.0.1.evil.example", "127.0.0", "127.0.0.256", "128.0.0.1",
-                         "127.0.0.1.2", "1270.0.0.1", "127.0.0.-1", "127..0.1", "0.0.0.0", "[::2]", "[::1", "[::1]x", "localhost:", "localhost:0", "localhost:99999", "localhost:80x", "localhost@evil",
-                         "::1", "evil.example#localhost", "localhost,evil"})
+  for (const auto* no : {"",
+                         "evil.example",
+                         "localhost.evil.example",
+                         "notlocalhost",
+                         ".localhost",
+                         "127.evil.example",
+                         "127.0.0.1.evil.example",
+                         "127.0.0",
+                         "127.0.0.256",
+                         "128.0.0.1",
+                         "127.0.0.1.2",
+                         "1270.0.0.1",
+                         "127.0.0.-1",
+                         "127..0.1",
+                         "0.0.0.0",
+                         "[::2]",
+                         "[::1",
+                         "[::1]x",
+                         "localhost:",
+                         "localhost:0",
+                         "localhost:99999",
+                         "localhost:80x",
+                         "localhost@evil",
+                         "::1",
+                         "evil.example#localhost",
+                         "localhost,evil"})
     EXPECT_FALSE(is_loopback_host(no)) << no;
 }
 

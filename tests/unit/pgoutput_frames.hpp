@@ -43,7 +43,8 @@ struct column {
   std::uint32_t type;
   bool key{};
 };
-inline std::string relation(std::uint32_t oid, std::string_view schema, std::string_view name, std::vector<column> columns, char identity = 'd') {
+inline std::string relation(std::uint32_t oid, std::string_view schema, std::string_view name, std::vector<column> columns,
+                            char identity = 'd') {
   std::string out{"R"};
   append_big(out, oid);
   append_text(out, schema);

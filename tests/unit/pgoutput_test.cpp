@@ -44,8 +44,8 @@ Wanted get(std::string_view payload) {
 //   begin; insert into orders values (1,'a@b',5); select pg_logical_emit_message(true,'postbus:t:orders','hello'); commit;
 //   update orders set id=2 where id=1; delete from orders; truncate orders;
 const auto recorded_begin = bytes("420000000001947d28000303d327acd070000002d7");
-const auto recorded_relation =
-    bytes("52000040017075626c6963006f7264657273006400030169640000000017ffffffff00656d61696c0000000019ffffffff00746f74616c0000000014ffffffff");
+const auto recorded_relation = bytes(
+    "52000040017075626c6963006f7264657273006400030169640000000017ffffffff00656d61696c0000000019ffffffff00746f74616c0000000014ffffffff");
 const auto recorded_insert = bytes("49000040014e00037400000001317400000003614062740000000135");
 const auto recorded_message = bytes("4d010000000001947d28706f73746275733a743a6f7264657273000000000568656c6c6f");
 const auto recorded_commit = bytes("43000000000001947d280000000001947d58000303d327acd070");
@@ -185,7 +185,8 @@ TEST(pgoutput, frames) {
 }
 
 TEST(pgoutput, every_truncation_and_every_extra_byte_is_refused) {
-  for (const auto whole : {recorded_begin, recorded_relation, recorded_insert, recorded_message, recorded_commit, recorded_update, recorded_delete, recorded_truncate}) {
+  for (const auto whole : {recorded_begin, recorded_relation, recorded_insert, recorded_message, recorded_commit, recorded_update,
+                           recorded_delete, recorded_truncate}) {
     ASSERT_TRUE(decode(whole).has_value());
     for (std::size_t size = 0; size < whole.size(); ++size)
       EXPECT_EQ(decode(whole.substr(0, size)).error().code, errc::protocol) << whole[0] << size;
@@ -194,9 +195,10 @@ TEST(pgoutput, every_truncation_and_every_extra_byte_is_refused) {
 }
 
 TEST(pgoutput, lengths_are_not_believed) {
-  for (const auto* bad : {"49 00004002 4e 0001 74 7fffffff 31", "49 00004002 4e 0001 74 ffffffff 31", "49 00004002 4e ffff 6e", "49 00004002 4e 0001 78",
-                          "49 00004002 58 0001 6e", "4d 01 0000000001557128 7000 ffffffff 68", "54 ffffffff 00 00004002", "54 40000001 00 00004002",
-                          "52 00004002 7000 6f00 64 ffff 01 696400 00000017 ffffffff", "52 00004002 7000 6f00 7a 0000", "44 00004002 4e 0001 6e"})
+  for (const auto* bad :
+       {"49 00004002 4e 0001 74 7fffffff 31", "49 00004002 4e 0001 74 ffffffff 31", "49 00004002 4e ffff 6e", "49 00004002 4e 0001 78",
+        "49 00004002 58 0001 6e", "4d 01 0000000001557128 7000 ffffffff 68", "54 ffffffff 00 00004002", "54 40000001 00 00004002",
+        "52 00004002 7000 6f00 64 ffff 01 696400 00000017 ffffffff", "52 00004002 7000 6f00 7a 0000", "44 00004002 4e 0001 6e"})
     EXPECT_EQ(decode(bytes(bad)).error().code, errc::protocol) << bad;
 }
 
@@ -213,9 +215,11 @@ TEST(pgoutput, streamed_transactions) {
   const auto undone = std::get<stream_abort>(decode(bytes("41 000002e4 000002e5")).value());
   EXPECT_EQ(undone.xid, 740u);
   EXPECT_EQ(undone.subxid, 741u);
-  for (const auto* whole : {"53 000002e4 01", "45", "63 000002e4 00 0000000001557128 0000000001557158 0000000000000001", "41 000002e4 000002e5"}) {
+  for (const auto* whole :
+       {"53 000002e4 01", "45", "63 000002e4 00 0000000001557128 0000000001557158 0000000000000001", "41 000002e4 000002e5"}) {
     const auto all = bytes(whole);
-    for (std::size_t size = 0; size < all.size(); ++size) EXPECT_EQ(decode(all.substr(0, size)).error().code, errc::protocol) << whole << size;
+    for (std::size_t size = 0; size < all.size(); ++size)
+      EXPECT_EQ(decode(all.substr(0, size)).error().code, errc::protocol) << whole << size;
     EXPECT_EQ(decode(keep(std::string{all} + '\0')).error().code, errc::protocol) << whole;
   }
 }
@@ -231,7 +235,8 @@ TEST(pgoutput, messages_within_a_streamed_block) {
 }
 
 TEST(pgoutput, what_was_not_asked_for_is_refused_by_name) {
-  for (const char tag : {'b', 'P', 'K', 'r', 'p'}) EXPECT_NE(decode(keep(std::string(1, tag))).error().detail.find("two-phase"), std::string::npos);
+  for (const char tag : {'b', 'P', 'K', 'r', 'p'})
+    EXPECT_NE(decode(keep(std::string(1, tag))).error().detail.find("two-phase"), std::string::npos);
   EXPECT_EQ(decode(bytes("3f")).error().code, errc::protocol);
 }
 

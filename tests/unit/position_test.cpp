@@ -20,8 +20,9 @@ TEST(position, text_order_is_event_order) {
 }
 
 TEST(position, refuses_anything_else) {
-  for (const auto* bad : {"", "now", "5f3a9c01-0000000a1b2c3d40-0000000", "5F3A9C01-0000000a1b2c3d40-00000003",
-                          "5f3a9c01_0000000a1b2c3d40-00000003", "5f3a9c01-0000000a1b2c3d4g-00000003", "5f3a9c01-0000000a1b2c3d40-00000003 "})
+  for (const auto* bad :
+       {"", "now", "5f3a9c01-0000000a1b2c3d40-0000000", "5F3A9C01-0000000a1b2c3d40-00000003", "5f3a9c01_0000000a1b2c3d40-00000003",
+        "5f3a9c01-0000000a1b2c3d4g-00000003", "5f3a9c01-0000000a1b2c3d40-00000003 "})
     EXPECT_EQ(parse_position(bad).error().code, errc::invalid_position) << bad;
 }
 

@@ -54,8 +54,9 @@ TEST_F(resume_file_test, every_cut_of_the_text_is_refused_or_holds_whole_lines) 
 }
 
 TEST_F(resume_file_test, another_programs_file_is_refused_and_stays_as_it_is) {
-  for (const auto* bad : {"", "hello\n", "postbus-resume 2\n", "postbus-resume 1\nnow orders\n", "postbus-resume 1\n5f3a9c01-0000000a1b2c3d40-00000003\n",
-                          "postbus-resume 1\n5f3a9c01-0000000a1b2c3d40-00000003 \n"}) {
+  for (const auto* bad :
+       {"", "hello\n", "postbus-resume 2\n", "postbus-resume 1\nnow orders\n", "postbus-resume 1\n5f3a9c01-0000000a1b2c3d40-00000003\n",
+        "postbus-resume 1\n5f3a9c01-0000000a1b2c3d40-00000003 \n"}) {
     put(bad);
     const auto loaded = resume_file{path()}.load();
     ASSERT_FALSE(loaded) << bad;

@@ -11,7 +11,15 @@ using step = slot_plan::step;
 using testing::HasSubstr;
 
 slot_facts there() {
-  return {.name = "postbus_5", .bounded = true, .published = true, .recorded = true, .exists = true, .usable = true, .lost = false, .active_pid = 0, .confirmed_lsn = 100};
+  return {.name = "postbus_5",
+          .bounded = true,
+          .published = true,
+          .recorded = true,
+          .exists = true,
+          .usable = true,
+          .lost = false,
+          .active_pid = 0,
+          .confirmed_lsn = 100};
 }
 step next(const slot_facts& facts, const slot_past& past = {}) { return plan_slot(facts, past).next; }
 
@@ -69,7 +77,8 @@ TEST(slot_guard, first_shortens_the_window_and_then_gives_the_slot_up) {
   EXPECT_EQ(judge(901, 0), give_up);
   EXPECT_EQ(judge(0, 50'000'001), shorten_window);
   EXPECT_EQ(judge(0, 500'000'001), give_up);
-  EXPECT_EQ(slot_guard::judge({.retained_bytes = std::uint64_t{3} << 30, .keep_bytes = 0, .xmin_age = 0}, {}).what, shorten_window) << "a bound where the server has none";
+  EXPECT_EQ(slot_guard::judge({.retained_bytes = std::uint64_t{3} << 30, .keep_bytes = 0, .xmin_age = 0}, {}).what, shorten_window)
+      << "a bound where the server has none";
 }
 
 }  // namespace

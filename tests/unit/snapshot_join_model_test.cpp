@@ -133,7 +133,8 @@ private:
 
   // --- the gateway
   void ask() {
-    if (!question_) question_ = {tracker_.ask({}), tracker_.wants_writers(), {}, {}};
+    if (!question_)
+      question_ = {tracker_.ask({}), tracker_.wants_writers(), {}, {}};
     else if (!question_->taken) {
       question_->taken = take();
       for (const auto& t : in_proc_array_) question_->writers.push_back({t.xid, ""});
@@ -204,17 +205,33 @@ private:
 
   void random_step() {
     switch (below(16)) {
-      case 0: case 1: if (in_proc_array_.size() < 4) begin(); break;
-      case 2: case 3: log_commit(); break;
-      case 4: case 5: become_visible_or_abort(); break;
+      case 0:
+      case 1:
+        if (in_proc_array_.size() < 4) begin();
+        break;
+      case 2:
+      case 3: log_commit(); break;
+      case 4:
+      case 5: become_visible_or_abort(); break;
       case 6: flushed_ = std::min(flushed_ + 1, wal_.size()); break;
-      case 7: case 8: deliver(); break;
+      case 7:
+      case 8: deliver(); break;
       case 9: keep_alive(); break;
       case 10: send_fill(); break;
-      case 11: case 12: if (!clients_.empty()) advance(clients_[below(clients_.size())]); break;
+      case 11:
+      case 12:
+        if (!clients_.empty()) advance(clients_[below(clients_.size())]);
+        break;
       case 13: ask(); break;
-      case 14: if (below(8) == 0) evict(); break;
-      case 15: if (below(12) == 0) restart(); else insert_lsn_ += 5; break;
+      case 14:
+        if (below(8) == 0) evict();
+        break;
+      case 15:
+        if (below(12) == 0)
+          restart();
+        else
+          insert_lsn_ += 5;
+        break;
     }
   }
   /** Everything that is under way ends. */
@@ -276,7 +293,8 @@ TEST_P(broken_rule, is_found_out) {
 }
 
 INSTANTIATE_TEST_SUITE_P(snapshot_join_model, broken_rule,
-                         testing::Values(rule::lsn_alone, rule::no_ring, rule::forgotten_early, rule::running_ignored, rule::start_ignored, rule::start_by_xmax));
+                         testing::Values(rule::lsn_alone, rule::no_ring, rule::forgotten_early, rule::running_ignored, rule::start_ignored,
+                                         rule::start_by_xmax));
 
 }  // namespace
 }  // namespace postbus::changes

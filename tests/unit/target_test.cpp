@@ -48,7 +48,8 @@ TEST(target, parameters) {
 }
 
 TEST(target, what_cannot_be_decoded_is_refused) {
-  for (const auto* bad : {"/%", "/%2", "/%zz", "/%2g", "/a?b=%", "/a?b=%4", "/a?%=b", "/%ff", "/%c3", "/a?b=%ed%a0%80", "/%00", "/a?b=%00", "/%u1234"})
+  for (const auto* bad :
+       {"/%", "/%2", "/%zz", "/%2g", "/a?b=%", "/a?b=%4", "/a?%=b", "/%ff", "/%c3", "/a?b=%ed%a0%80", "/%00", "/a?b=%00", "/%u1234"})
     EXPECT_EQ(refused(bad), errc::invalid_argument) << bad;
   std::string deep, wide = "/?";
   for (int i = 0; i < 33; ++i) deep += "/a";
@@ -75,7 +76,8 @@ TEST(target, durations) {
   EXPECT_EQ(d("1.5m").value(), 90s);
   EXPECT_EQ(d("1h").value(), 1h);
   EXPECT_EQ(d("0").value(), 0ms);
-  for (const auto* bad : {"", "s", "-1s", "+1s", "1 s", "1d", "1e3", "inf", "nan", ".5", "5.", "1.2.3", "9999999999999s", "0x10", "1S"}) EXPECT_FALSE(d(bad)) << bad;
+  for (const auto* bad : {"", "s", "-1s", "+1s", "1 s", "1d", "1e3", "inf", "nan", ".5", "5.", "1.2.3", "9999999999999s", "0x10", "1S"})
+    EXPECT_FALSE(d(bad)) << bad;
   const auto t = parsed("/?wait=61s&ok=60s&bad=x&far=999999999999h");
   EXPECT_EQ(t.duration("ok", 1s, 60s).value(), 60s);
   EXPECT_EQ(t.duration("absent", 1s, 60s).value(), 1s);
@@ -85,7 +87,8 @@ TEST(target, durations) {
 }
 
 TEST(target, flags_starts_and_formats) {
-  const auto t = parsed("/?loop&no=false&one=1&bad=yes&after=5f3a9c01-0000000a1b2c3d40-00000003&first=beginning&now=now&wrong=5&format=event");
+  const auto t =
+      parsed("/?loop&no=false&one=1&bad=yes&after=5f3a9c01-0000000a1b2c3d40-00000003&first=beginning&now=now&wrong=5&format=event");
   EXPECT_TRUE(t.flag("loop").value());
   EXPECT_FALSE(t.flag("no").value());
   EXPECT_TRUE(t.flag("one").value());

@@ -38,7 +38,9 @@ struct pair {
     client = SSL_new(context);
     SSL_set_fd(client, fds[1]);
     SSL_set_connect_state(client);
-    if (alpn != nullptr) SSL_set_alpn_protos(client, reinterpret_cast<const unsigned char*>(alpn), static_cast<unsigned>(std::char_traits<char>::length(alpn)));
+    if (alpn != nullptr)
+      SSL_set_alpn_protos(client, reinterpret_cast<const unsigned char*>(alpn),
+                          static_cast<unsigned>(std::char_traits<char>::length(alpn)));
   }
   ~pair() {
     SSL_free(client);
@@ -116,7 +118,8 @@ TEST_F(tls, a_full_socket_takes_part_of_it_and_the_rest_later_from_elsewhere) {
       ASSERT_EQ(outcome.is, what::done) << server.why();
       sent += outcome.bytes;
     }
-    for (int n = 0; (n = SSL_read(ends.client, buffer.data(), buffer.size())) > 0;) received.append(buffer.data(), static_cast<std::size_t>(n));
+    for (int n = 0; (n = SSL_read(ends.client, buffer.data(), buffer.size())) > 0;)
+      received.append(buffer.data(), static_cast<std::size_t>(n));
   }
   EXPECT_TRUE(blocked);
   EXPECT_EQ(received, payload);

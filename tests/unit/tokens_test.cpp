@@ -70,19 +70,22 @@ TEST(grant_pattern, long_texts_take_one_pass) {
 const std::string file = R"(# who may do what
 [[token]]
 name = "dashboard"
-sha256 = ")" + token_sha256_hex("secret one") + R"("
+sha256 = ")" + token_sha256_hex("secret one") +
+                         R"("
 listen = ["orders", "table:public.*"]
 
 [[token]]
 name = "billing"
-sha256 = ")" + token_sha256_hex("secret two") + R"("
+sha256 = ")" + token_sha256_hex("secret two") +
+                         R"("
 post = ["invoices.**"]
 work = ["invoices"]
 read = ["cache:profile"]
 
 [[token]]
 name = "root"
-sha256 = ")" + token_sha256_hex("secret three") + R"("
+sha256 = ")" + token_sha256_hex("secret three") +
+                         R"("
 admin = true
 )";
 
@@ -155,7 +158,8 @@ TEST(tokens, complaints_carry_the_line) {
   EXPECT_TRUE(complaint("[[token]]\nname=\"a\"\n" + hash + "listen=[1]\n").starts_with("tokens.toml:4: "));
   EXPECT_TRUE(complaint("[[token]]\nname=\"a\"\n" + hash + "admin=\"yes\"\n").starts_with("tokens.toml:4: `admin`"));
   EXPECT_TRUE(complaint("[[token]]\nname=7\n" + hash).starts_with("tokens.toml:2: `name`"));
-  EXPECT_TRUE(complaint("[[token]]\nname=\"a\"\n" + hash + "[[token]]\nname=\"a\"\nsha256=\"" + token_sha256_hex("y") + "\"").contains("is taken"));
+  EXPECT_TRUE(
+      complaint("[[token]]\nname=\"a\"\n" + hash + "[[token]]\nname=\"a\"\nsha256=\"" + token_sha256_hex("y") + "\"").contains("is taken"));
   EXPECT_TRUE(complaint("[[token]]\nname=\"a\"\n" + hash + "[[token]]\nname=\"b\"\n" + hash).contains("same sha256"));
   EXPECT_EQ(token_set::load("/no/such/file").error().code, errc::io);
 }

@@ -44,7 +44,8 @@ TEST(value_type, arrays) {
   EXPECT_EQ(written(types, int_array, "{}"), "[]");
   EXPECT_EQ(written(types, int_array, "{1,NULL,-3}"), "[1,null,-3]");
   EXPECT_EQ(written(types, int_array, "[0:1][2:3]={{1,2},{3,4}}"), "[[1,2],[3,4]]");
-  EXPECT_EQ(written(types, text_array, R"_({a,"b c",NULL,"NULL","","q\"","\\","{x}","a,b"})_"), R"(["a","b c",null,"NULL","","q\"","\\","{x}","a,b"])");
+  EXPECT_EQ(written(types, text_array, R"_({a,"b c",NULL,"NULL","","q\"","\\","{x}","a,b"})_"),
+            R"(["a","b c",null,"NULL","","q\"","\\","{x}","a,b"])");
   EXPECT_EQ(written(types, box_array, "{(3,4),(1,2);(7,8),(5,6)}"), R"_(["(3,4),(1,2)","(7,8),(5,6)"])_");
   EXPECT_EQ(written(types, int2vector, "1 2 3"), "[1,2,3]");
   EXPECT_EQ(written(types, int2vector, ""), "[]");
@@ -58,7 +59,8 @@ TEST(value_type, composites_domains_and_what_they_are_made_of) {
              {.type = 20'002, .base = 20'003, .element = 0, .attributes = {}},
              {.type = 20'003, .base = 0, .element = 0, .attributes = {{"n", 1700}}}},
             {20'000});
-  EXPECT_EQ(written(types, 20'000, R"_((1,"a ""b"" \\ (c)","{(1.5),NULL,()}"))_"), R"_({"x":1,"say \"hi\"":"a \"b\" \\ (c)","parts":[{"n":1.5},null,{"n":null}]})_");
+  EXPECT_EQ(written(types, 20'000, R"_((1,"a ""b"" \\ (c)","{(1.5),NULL,()}"))_"),
+            R"_({"x":1,"say \"hi\"":"a \"b\" \\ (c)","parts":[{"n":1.5},null,{"n":null}]})_");
   EXPECT_EQ(written(types, 20'000, "(,,)"), R"({"x":null,"say \"hi\"":null,"parts":null})");
 }
 
@@ -73,7 +75,10 @@ TEST(value_type, what_does_not_fit_its_type_is_a_string) {
 
 TEST(value_type, a_type_made_of_itself_ends) {
   type_table types;
-  types.add({{.type = 1, .base = 0, .element = 2, .attributes = {}}, {.type = 2, .base = 0, .element = 1, .attributes = {}}, {.type = 3, .base = 4, .element = 0, .attributes = {}}, {.type = 4, .base = 3, .element = 0, .attributes = {}}},
+  types.add({{.type = 1, .base = 0, .element = 2, .attributes = {}},
+             {.type = 2, .base = 0, .element = 1, .attributes = {}},
+             {.type = 3, .base = 4, .element = 0, .attributes = {}},
+             {.type = 4, .base = 3, .element = 0, .attributes = {}}},
             {1, 3});
   EXPECT_TRUE(is_json(written(types, 1, "{{1}}")));
   EXPECT_TRUE(is_json(written(types, 3, "x")));

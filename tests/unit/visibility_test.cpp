@@ -27,7 +27,8 @@ TEST(visible_snapshot, is_read_from_text) {
   EXPECT_FALSE(s.sees(20));
   EXPECT_FALSE(taken("10:10:").sees(10)) << "a transaction that waits alone for its standby has the id xmax";
   EXPECT_TRUE(taken("4294967300:4294967301:").sees(4294967299));
-  for (const auto* text : {"", "10", "10:", "10:20", "10:20:x", "10:20:14,", "10:20:14,13", "-1:2:"}) EXPECT_FALSE(snapshot::parse(text)) << text;
+  for (const auto* text : {"", "10", "10:", "10:20", "10:20:x", "10:20:14,", "10:20:14,13", "-1:2:"})
+    EXPECT_FALSE(snapshot::parse(text)) << text;
 }
 
 TEST_F(visibility_fixture, joins_behind_the_first_transaction_that_is_not_seen) {

@@ -114,7 +114,9 @@ TEST(websocket_frame, mask_at_any_offset_is_its_own_inverse) {
 TEST(websocket_frame, accept_key_of_the_rfc) { EXPECT_EQ(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="); }
 
 TEST(websocket_frame, close_reason_is_cut_at_a_character) {
-  EXPECT_EQ(close_payload(1001, "bye"), "\x03\xe9" "bye");
+  EXPECT_EQ(close_payload(1001, "bye"),
+            "\x03\xe9"
+            "bye");
   EXPECT_EQ(close_payload(close_code::none, "x"), "");
   std::string reason(122, 'a');
   reason += "\xc3\xa9";  // 124 bytes; the cut would fall inside é
@@ -150,13 +152,21 @@ TEST(websocket_parser, memory_is_given_back_with_the_message) {
 }
 
 TEST(websocket_parser, every_cut_gives_the_same_items) {
-  const std::string bytes = text("Hello") + frame(0x89, "ping") + first_text("He") + frame(0x89, "") + more("l") + frame(0x8a, "pong") + last("lo") +
-                            text(std::string(126, 'x')) + text(std::string(70000, 'y')) + frame(0x02, "\x01") + last("\x02") + text("\xf0\x9f\x90\x98") +
-                            close_frame(1000, "bye") + text("after the end");
-  const std::vector<got> expected{message("Hello"),        {what::ping, 0, "ping"}, {what::ping, 0, ""},
-                                  {what::pong, 0, "pong"}, message("Hello"),        message(std::string(126, 'x')),
-                                  message(std::string(70000, 'y')), {what::binary, 0, "\x01\x02"}, message("\xf0\x9f\x90\x98"), {what::close, 1000, "bye"}};
-  for (const std::size_t piece : {0u, 1u, 2u, 3u, 5u, 7u, 13u, 64u, 127u, 4096u, 65536u}) EXPECT_EQ(server_reads(bytes, piece), expected) << piece;
+  const std::string bytes = text("Hello") + frame(0x89, "ping") + first_text("He") + frame(0x89, "") + more("l") + frame(0x8a, "pong") +
+                            last("lo") + text(std::string(126, 'x')) + text(std::string(70000, 'y')) + frame(0x02, "\x01") + last("\x02") +
+                            text("\xf0\x9f\x90\x98") + close_frame(1000, "bye") + text("after the end");
+  const std::vector<got> expected{message("Hello"),
+                                  {what::ping, 0, "ping"},
+                                  {what::ping, 0, ""},
+                                  {what::pong, 0, "pong"},
+                                  message("Hello"),
+                                  message(std::string(126, 'x')),
+                                  message(std::string(70000, 'y')),
+                                  {what::binary, 0, "\x01\x02"},
+                                  message("\xf0\x9f\x90\x98"),
+                                  {what::close, 1000, "bye"}};
+  for (const std::size_t piece : {0u, 1u, 2u, 3u, 5u, 7u, 13u, 64u, 127u, 4096u, 65536u})
+    EXPECT_EQ(server_reads(bytes, piece), expected) << piece;
 }
 
 TEST(websocket_parser, lengths_at_their_borders) {  // 1.1.1 to 1.1.8
@@ -198,7 +208,8 @@ TEST(websocket_parser, breaches_of_framing_are_1002) {
       {"close of one byte", frame(0x88, "a")},
   };
   for (const auto& [name, bytes] : cases)
-    for (const std::size_t piece : {0u, 1u}) EXPECT_EQ(server_reads(bytes, piece), std::vector{broken(1002)}) << name << ", pieces of " << piece;
+    for (const std::size_t piece : {0u, 1u})
+      EXPECT_EQ(server_reads(bytes, piece), std::vector{broken(1002)}) << name << ", pieces of " << piece;
   EXPECT_EQ(server_reads(first_text("a") + text("b")), std::vector{broken(1002)});
   EXPECT_EQ(server_reads(first_text("a") + last("b") + last("c")), (std::vector<got>{message("ab"), broken(1002)}));
 }
@@ -210,7 +221,9 @@ TEST(websocket_parser, a_bad_header_is_noticed_at_its_second_byte) {
 
 TEST(websocket_parser, close_codes) {  // 7.7.x, 7.9.x
   for (const int code : {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999})
-    EXPECT_EQ(server_reads(close_frame(static_cast<std::uint16_t>(code))), (std::vector<got>{{what::close, static_cast<std::uint16_t>(code), ""}})) << code;
+    EXPECT_EQ(server_reads(close_frame(static_cast<std::uint16_t>(code))),
+              (std::vector<got>{{what::close, static_cast<std::uint16_t>(code), ""}}))
+        << code;
   for (const int code : {0, 999, 1004, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535})
     EXPECT_EQ(server_reads(close_frame(static_cast<std::uint16_t>(code))), std::vector{broken(1002)}) << code;
   EXPECT_EQ(server_reads(frame(0x88, "")), (std::vector<got>{{what::close, close_code::none, ""}}));
@@ -223,9 +236,11 @@ TEST(websocket_parser, text_that_is_not_utf8_is_1007) {  // 6.x
   const std::string kosme = "\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5";
   EXPECT_EQ(server_reads(text(kosme)), std::vector{message(kosme)});
   std::string bytes;  // 6.2.3: one byte per frame
-  for (std::size_t i = 0; i < kosme.size(); ++i) bytes += i == 0 ? first_text(kosme.substr(0, 1)) : i + 1 < kosme.size() ? more(kosme.substr(i, 1)) : last(kosme.substr(i));
+  for (std::size_t i = 0; i < kosme.size(); ++i)
+    bytes += i == 0 ? first_text(kosme.substr(0, 1)) : i + 1 < kosme.size() ? more(kosme.substr(i, 1)) : last(kosme.substr(i));
   EXPECT_EQ(server_reads(bytes), std::vector{message(kosme)});
-  for (const std::string bad : {"\xed\xa0\x80", "\xc0\xaf", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\x80", "\xce", "ab\xe1\xbd", "\xf5"}) {
+  for (const std::string bad :
+       {"\xed\xa0\x80", "\xc0\xaf", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\x80", "\xce", "ab\xe1\xbd", "\xf5"}) {
     EXPECT_EQ(server_reads(text(bad)), std::vector{broken(1007)});
     EXPECT_EQ(server_reads(text(bad), 1), std::vector{broken(1007)});
     EXPECT_EQ(server_reads(first_text(bad) + last("x")), std::vector{broken(1007)});
@@ -234,7 +249,10 @@ TEST(websocket_parser, text_that_is_not_utf8_is_1007) {  // 6.x
 }
 
 TEST(websocket_parser, bad_utf8_is_noticed_before_its_frame_is_whole) {  // 6.4.1 to 6.4.4
-  const auto bytes = text("\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5" "a\xf4\x90\x80\x80" "edited");
+  const auto bytes = text(
+      "\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5"
+      "a\xf4\x90\x80\x80"
+      "edited");
   parser p{role::server, 1000};
   EXPECT_EQ(run(p, bytes.substr(0, 6 + 12)), std::vector<got>{});
   EXPECT_EQ(run(p, bytes.substr(6 + 12, 2)), std::vector{broken(1007)});  // F4 90: no character begins so

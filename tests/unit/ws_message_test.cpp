@@ -36,28 +36,37 @@ TEST(ws_message, subscribe) {
   const auto plain = read<ws_subscribe>(R"({"id":7,"op":"subscribe","channel":"orders"})", 7);
   EXPECT_EQ(plain->channel, "orders");
   EXPECT_TRUE(std::holds_alternative<bus::from_now>(plain->after));
-  const auto resumed = read<ws_subscribe>(R"( { "after" : "5f3a9c01-0000000a1b2c3d40-00000003", "channel":"table:public.\u006frders", "more":[{"id":1}], "op":"subscribe", "id":0 } )", 0);
+  const auto resumed = read<ws_subscribe>(
+      R"( { "after" : "5f3a9c01-0000000a1b2c3d40-00000003", "channel":"table:public.\u006frders", "more":[{"id":1}], "op":"subscribe", "id":0 } )",
+      0);
   EXPECT_EQ(resumed->channel, "table:public.orders");
   EXPECT_EQ(std::get<bus::position>(resumed->after).lsn, 0xa1b2c3d40u);
   EXPECT_EQ(resumed->filter, nullptr);
-  const auto filtered = read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = 'x'","columns":["id","n\u00e4me"],"maybe":true})", 1);
+  const auto filtered = read<ws_subscribe>(
+      R"({"id":1,"op":"subscribe","channel":"table:public.o","where":"a = 'x'","columns":["id","n\u00e4me"],"maybe":true})", 1);
   EXPECT_EQ(filtered->filter->where, "a = 'x'");
   EXPECT_EQ(filtered->filter->columns, (std::vector<std::string>{"id", "näme"}));
   EXPECT_TRUE(filtered->filter->maybe);
-  for (const auto* wrong : {R"("where":1)", R"("columns":"a")", R"("columns":[1])", R"("columns":[["a"]])", R"("columns":[{"a":"b"}])", R"("columns":["a",null])", R"("maybe":"yes")", R"("where":["a"])"})
+  for (const auto* wrong : {R"("where":1)", R"("columns":"a")", R"("columns":[1])", R"("columns":[["a"]])", R"("columns":[{"a":"b"}])",
+                            R"("columns":["a",null])", R"("maybe":"yes")", R"("where":["a"])"})
     EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{wrong} + "}"), "1 invalid_argument") << wrong;
   EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"orders","where":"a = 1"})"), "1 invalid_argument");
-  EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":")" + std::string(9000, 'a') + "\"}"), "accepted") << "the filter itself is refused later, with its reason";
-  EXPECT_TRUE(std::holds_alternative<bus::from_beginning>(read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"a","after":"beginning"})", 1)->after));
+  EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":")" + std::string(9000, 'a') + "\"}"), "accepted")
+      << "the filter itself is refused later, with its reason";
+  EXPECT_TRUE(std::holds_alternative<bus::from_beginning>(
+      read<ws_subscribe>(R"({"id":1,"op":"subscribe","channel":"a","after":"beginning"})", 1)->after));
 }
 
 TEST(ws_message, subscribe_as_a_consumer_and_acknowledge) {
   const auto consumer = read<ws_subscribe>(R"({"id":7,"op":"subscribe","channel":"jobs","consumer":"billing"})", 7);
   EXPECT_EQ(consumer->consumer, "billing");
-  for (const auto* senseless : {R"("consumer":"")", R"("consumer":1)", R"("consumer":"c","after":"beginning")", R"("consumer":"c","snapshot":true)", R"("consumer":"c","where":"a = 1")",
-                                R"("consumer":"c","columns":["a"])", R"("consumer":"c","maybe":true)"})
-    EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{senseless} + "}"), "1 invalid_argument") << senseless;
-  const auto ack = read<ws_ack>(R"({"id":8,"op":"ack","channel":"jobs","consumer":"billing","position":"5f3a9c01-0000000a1b2c3d40-00000003"})", 8);
+  for (const auto* senseless :
+       {R"("consumer":"")", R"("consumer":1)", R"("consumer":"c","after":"beginning")", R"("consumer":"c","snapshot":true)",
+        R"("consumer":"c","where":"a = 1")", R"("consumer":"c","columns":["a"])", R"("consumer":"c","maybe":true)"})
+    EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{senseless} + "}"), "1 invalid_argument")
+        << senseless;
+  const auto ack =
+      read<ws_ack>(R"({"id":8,"op":"ack","channel":"jobs","consumer":"billing","position":"5f3a9c01-0000000a1b2c3d40-00000003"})", 8);
   EXPECT_EQ(ack->consumer, "billing");
   EXPECT_EQ(ack->position, "5f3a9c01-0000000a1b2c3d40-00000003");
   EXPECT_EQ(refusal(R"({"id":8,"op":"ack","channel":"jobs","position":"5f3a9c01-0000000a1b2c3d40-00000003"})"), "8 invalid_argument");
@@ -76,12 +85,14 @@ TEST(ws_message, a_string_payload_is_posted_as_text) {
 TEST(ws_message, any_other_payload_is_posted_as_the_bytes_that_came) {
   const auto json = [](const std::string& payload) {
     const auto first = read<ws_post>("{\"payload\":" + payload + ",\"id\":9,\"op\":\"post\",\"channel\":\"a\"}", 9);
-    const auto last = read<ws_post>("{\"x\":\"}]\\\"\",\"y\":[{}],\"id\":9,\"op\":\"post\",\"channel\":\"a\", \"payload\" : " + payload + " }", 9);
+    const auto last =
+        read<ws_post>("{\"x\":\"}]\\\"\",\"y\":[{}],\"id\":9,\"op\":\"post\",\"channel\":\"a\", \"payload\" : " + payload + " }", 9);
     EXPECT_EQ(first->payload, last->payload);
     EXPECT_EQ(first->form, bus::payload_form::json);
     return first->payload;
   };
-  for (const std::string payload : {"{}", "[]", "null", "true", "0", "-1.50e3", "123456789012345678901234567890.10", R"({"a":[1,{"b":"}]\"\\"}],"c":"\u0041"})", R"([ "x" , [ ] ])"})
+  for (const std::string payload : {"{}", "[]", "null", "true", "0", "-1.50e3", "123456789012345678901234567890.10",
+                                    R"({"a":[1,{"b":"}]\"\\"}],"c":"\u0041"})", R"([ "x" , [ ] ])"})
     EXPECT_EQ(json(payload), payload);
 }
 
@@ -97,8 +108,25 @@ TEST(ws_message, long_strings_that_the_parser_hands_over_in_pieces) {
 }
 
 TEST(ws_message, nothing_to_reply_to) {
-  for (const auto* bad : {"", "x", "{", "[]", "7", "\"a\"", "null", "{}", R"({"op":"post"})", R"({"id":"1","op":"post"})", R"({"id":1.5,"op":"x"})", R"({"id":-1,"op":"x"})",
-                          R"({"id":9007199254740992,"op":"x"})", R"({"id":99999999999999999999,"op":"x"})", R"({"id":1}{"id":2})", R"({"id":1} x)", R"({"id":1,})", R"({"id":null})", R"([{"id":1}])",
+  for (const auto* bad : {"",
+                          "x",
+                          "{",
+                          "[]",
+                          "7",
+                          "\"a\"",
+                          "null",
+                          "{}",
+                          R"({"op":"post"})",
+                          R"({"id":"1","op":"post"})",
+                          R"({"id":1.5,"op":"x"})",
+                          R"({"id":-1,"op":"x"})",
+                          R"({"id":9007199254740992,"op":"x"})",
+                          R"({"id":99999999999999999999,"op":"x"})",
+                          R"({"id":1}{"id":2})",
+                          R"({"id":1} x)",
+                          R"({"id":1,})",
+                          R"({"id":null})",
+                          R"([{"id":1}])",
                           R"({"a":{"id":1}})"})
     EXPECT_EQ(refusal(bad), "close invalid_argument") << bad;
 }
@@ -124,11 +152,14 @@ TEST(ws_message, refused_with_a_reply) {
   EXPECT_EQ(refusal(R"({"id":1,"op":"post","channel":"a","payload":"\u0000"})"), "1 invalid_argument");
   EXPECT_EQ(refusal(R"({"id":1,"op":"post","channel":"a","payload":{"a":["\u0000"]}})"), "1 invalid_argument");
   EXPECT_EQ(refusal(R"({"id":1,"op":"post","channel":"a","payload":{"\u0000":1}})"), "1 invalid_argument");
-  EXPECT_EQ(refusal(R"({"id":1,"x":"\u0000","op":"post","channel":"a","payload":1})"), "accepted") << "only the payload goes to the database";
+  EXPECT_EQ(refusal(R"({"id":1,"x":"\u0000","op":"post","channel":"a","payload":1})"), "accepted")
+      << "only the payload goes to the database";
 }
 
 TEST(ws_message, depth) {
-  const auto nested = [](std::size_t levels) { return "{\"id\":1,\"op\":\"post\",\"channel\":\"a\",\"payload\":" + std::string(levels, '[') + std::string(levels, ']') + "}"; };
+  const auto nested = [](std::size_t levels) {
+    return "{\"id\":1,\"op\":\"post\",\"channel\":\"a\",\"payload\":" + std::string(levels, '[') + std::string(levels, ']') + "}";
+  };
   EXPECT_EQ(refusal(nested(63)), "accepted");
   EXPECT_EQ(refusal(nested(64)), "1 invalid_argument");
   EXPECT_EQ(refusal(nested(1'000'000)), "1 invalid_argument");
