@@ -54,6 +54,29 @@ temporary_folder::~temporary_folder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
+namespace {
+
+/**
+ * PostgreSQL's programs for the version matrix: POSTBUS_TEST_POSTGRES, or nothing. As root the server runs as another user, who
+ * may not be able to walk to where npm put them: then a copy that he can reach, for as long as this process lives.
+ */
+std::filesystem::path chosen_binaries() {
+  namespace fs = std::filesystem;
+  const char* const given = std::getenv("POSTBUS_TEST_POSTGRES");
+  if (given == nullptr) return {};
+  const fs::path asked{given};
+  bool reachable = true;
+  for (auto folder = asked; ::geteuid() == 0 && folder.has_relative_path(); folder = folder.parent_path())
+    reachable &= (fs::status(folder).permissions() & fs::perms::others_exec) != fs::perms::none;
+  if (reachable) return asked;
+  static const temporary_folder copy;
+  const auto programs = fs::path{copy.path()} / "native";
+  if (!fs::exists(programs)) fs::copy(asked.parent_path(), programs, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  return programs / asked.filename();
+}
+
+}  // namespace
+
 cluster& cluster::shared() {
   static cluster one;
   return one;
@@ -61,9 +84,8 @@ cluster& cluster::shared() {
 
 cluster::cluster(settings extra) : folder_{std::make_unique<temporary_folder>()} {
   log::configure(log::level::warning, false);
-  const char* const other_version = std::getenv("POSTBUS_TEST_POSTGRES");  // a folder of PostgreSQL's programs: the version matrix
-  auto started = postgres::embedded_server::start(
-      {.data = folder_->path() + "/data", .binaries = other_version ? other_version : "", .settings = std::move(extra)});
+  auto started =
+      postgres::embedded_server::start({.data = folder_->path() + "/data", .binaries = chosen_binaries(), .settings = std::move(extra)});
   if (!started) throw std::runtime_error{started.error().text + "\n" + started.error().detail};
   server_ = std::make_unique<postgres::embedded_server>(std::move(*started));
 }
