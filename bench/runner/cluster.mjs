@@ -6,7 +6,8 @@ import { memory_file_systems, sleep } from './machine.mjs';
 import { free_port, output, program } from './processes.mjs';
 
 const settings = `
-wal_level = logical\nmax_slot_wal_keep_size = 4GB
+wal_level = logical
+max_slot_wal_keep_size = 4GB
 max_connections = 100
 fsync = on
 synchronous_commit = on
