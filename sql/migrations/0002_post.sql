@@ -1,5 +1,5 @@
--- Posting. A post costs one WAL record and no table read: limit and transport are compiled into the functions, and
--- changing either compiles them anew.
+-- Posting. A post costs one WAL record, or one row of a stream, and no table read: limit, transport and streams are
+-- compiled into the functions, and changing any of them compiles them anew.
 --
 -- post() is SECURITY DEFINER without a pinned search_path, because pinning it costs more (3 us) than all the rest of
 -- the function (2 us). It is safe without: every function, operator, type and collation in it is written with its
@@ -71,30 +71,50 @@ begin
   end if;
 end $compile$;
 
+-- Where the messages of channels that keep them go: {"channel": segment, ...}. Null: there is no stream.
+create function postbus.open_segments() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as 'select null::jsonb';
+
+-- Held by whoever compiles post() anew, to the end of the transaction. One at a time, and on what is committed: the update,
+-- which changes nothing, fails a transaction whose snapshot is older than the last one.
+create function postbus.hold_post() returns postbus.meta
+language sql volatile set search_path = pg_catalog, pg_temp
+as 'update postbus.meta m set payload_limit = m.payload_limit returning m.*';
+
 create function postbus.compile_post(payload_limit integer) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $compile$
 declare
-  kind text;
+  segments jsonb := postbus.open_segments();
+  kind     text;
+  is_json  boolean;
+  text_    text;
+  prelude  text;
 begin
+  -- Each expression costs a transaction half a microsecond: there are no more of them than there must be.
   foreach kind in array array['text', 'jsonb'] loop
-    execute format($f$
-      create or replace function postbus.post(channel text, payload %1$s) returns void
-      language plpgsql volatile security definer as $body$
-      declare
-        body pg_catalog.text := payload;
+    is_json := kind = 'jsonb';
+    text_ := case when is_json then 'body' else 'payload' end;
+    prelude := case when is_json then '
+        body pg_catalog.text := payload;' else '' end || case when segments is null then '
+      begin' else format($f$
+        open pg_catalog.int4 := (%L::pg_catalog.jsonb operator(pg_catalog.->) channel)::pg_catalog.int4;
       begin
-        if pg_catalog.octet_length(body) operator(pg_catalog.<=) %2$s
+        if open is not null and pg_catalog.octet_length(%s) operator(pg_catalog.<=) %s then
+          insert into postbus.messages (segment, is_json, channel, payload) values (open, %s, post.channel, %2$s);
+          return;
+        end if;$f$, segments, text_, payload_limit, is_json::text) end;
+    execute format('create or replace function postbus.post(channel text, payload %s) returns void language plpgsql volatile security definer as %L',
+      kind, 'declare' || prelude || format($f$
+        if pg_catalog.octet_length(%1$s) operator(pg_catalog.<=) %2$s
            and pg_catalog.octet_length(channel) operator(pg_catalog.<=) 255
-           and channel operator(pg_catalog.<>) ''
-           and channel operator(pg_catalog.!~~) 'table:%%' and channel operator(pg_catalog.!~~) 'task:%%'
-           and channel operator(pg_catalog.!~~) 'cache:%%' and channel operator(pg_catalog.!~~) 'postbus:%%'
-           and (channel collate pg_catalog."C") operator(pg_catalog.!~) '[\x01-\x1f\x7f\u0080-\u009f]'
-           and postbus.emit(channel, %3$s, body) then
+           and (channel collate pg_catalog."C") operator(pg_catalog.!~) '^$|^(table|task|cache|postbus):|[\x01-\x1f\x7f\u0080-\u009f]'
+           and postbus.emit(channel, %3$s, %1$s) then
           return;
         end if;
-        perform postbus.refuse_post(channel, pg_catalog.octet_length(body));
-      end $body$ $f$, kind, payload_limit, (kind = 'jsonb')::text);
+        perform postbus.refuse_post(channel, pg_catalog.octet_length(%1$s));
+      end $f$, text_, payload_limit, is_json::text));
   end loop;
 end $compile$;
 
@@ -117,7 +137,7 @@ begin
   if use_transport.transport = (select m.transport from postbus.meta m) then
     return false;
   end if;
-  select m.transport into before from postbus.meta m for update;
+  before := (postbus.hold_post()).transport;
   if use_transport.transport = before then
     return false;
   end if;
@@ -135,6 +155,7 @@ begin
   if bytes is null or bytes not between 1 and 268435456 then
     raise exception 'the payload limit is 1 to 268435456 bytes' using errcode = '22023';
   end if;
+  perform postbus.hold_post();
   update postbus.meta set payload_limit = bytes;
   perform postbus.compile_post(bytes);
 end $$;

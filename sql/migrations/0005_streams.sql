@@ -1,6 +1,6 @@
 -- Streams: channels that keep their messages. A stream's messages stand in segments, and a segment is a partition of
--- postbus.messages: one level, LIST (segment). post() looks its stream's open segment
--- up and inserts there; when a segment has had its share of the stream's age, bytes or count, the stream goes on in a new
+-- postbus.messages: one level, LIST (segment). The open segment of each stream is compiled into post(), which
+-- inserts there; when a segment has had its share of the stream's age, bytes or count, the stream goes on in a new
 -- one, and what is past a bound goes by whole segments. An absent gateway costs nothing but segments that grow, and a
 -- segment without its partition fails no post: its rows stand in the default one.
 --
@@ -41,7 +41,6 @@ create sequence postbus.message_id;
 
 -- The channel stands in each row, so that a row says all that its event needs, wherever its stream is by then.
 create table postbus.messages (
-  xid       xid8 not null default pg_current_xact_id(),
   id        bigint not null default nextval('postbus.message_id'),
   posted_at timestamptz not null default now(),
   segment   integer not null,
@@ -123,42 +122,9 @@ begin
   return taken;
 end $$;
 
--- post(): with streams it looks for the channel among them first. A stream's name was checked when it was made.
-create or replace function postbus.compile_post(payload_limit integer) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $compile$
-declare
-  kind    text;
-  streams boolean := exists (select from postbus.stream_channels);
-begin
-  foreach kind in array array['text', 'jsonb'] loop
-    execute format($f$
-      create or replace function postbus.post(channel text, payload %1$s) returns void
-      language plpgsql volatile security definer as $body$
-      declare
-        body pg_catalog.text := payload;%4$s
-      begin%5$s
-        if pg_catalog.octet_length(body) operator(pg_catalog.<=) %2$s
-           and pg_catalog.octet_length(channel) operator(pg_catalog.<=) 255
-           and channel operator(pg_catalog.<>) ''
-           and channel operator(pg_catalog.!~~) 'table:%%' and channel operator(pg_catalog.!~~) 'task:%%'
-           and channel operator(pg_catalog.!~~) 'cache:%%' and channel operator(pg_catalog.!~~) 'postbus:%%'
-           and (channel collate pg_catalog."C") operator(pg_catalog.!~) '[\x01-\x1f\x7f\u0080-\u009f]'
-           and postbus.emit(channel, %3$s, body) then
-          return;
-        end if;
-        perform postbus.refuse_post(channel, pg_catalog.octet_length(body));
-      end $body$ $f$, kind, payload_limit, (kind = 'jsonb')::text,
-      case when streams then '
-        open pg_catalog.int4;' else '' end,
-      case when streams then format('
-        select s.segment into open from postbus.stream_channels s where s.channel operator(pg_catalog.=) post.channel;
-        if open is not null and pg_catalog.octet_length(body) operator(pg_catalog.<=) %s then
-          insert into postbus.messages (segment, is_json, channel, payload) values (open, %s, post.channel, body);
-          return;
-        end if;', payload_limit, (kind = 'jsonb')::text) else '' end);
-  end loop;
-end $compile$;
+create or replace function postbus.open_segments() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as 'select jsonb_object_agg(s.channel, s.segment) from postbus.stream_channels s';
 
 create function postbus.stream_named(channel text) returns postbus.stream_channels
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -192,8 +158,7 @@ begin
   elsif max_count < 1 then
     raise exception 'max_count is 1 or more, or null for any number' using errcode = '22023';
   end if;
-  -- One at a time: post() is compiled anew with the first stream.
-  select * into strict known from postbus.meta for update;
+  known := postbus.hold_post();
   if postbus.wal_level() <> 'logical' or known.transport <> 'wal' then
     raise exception 'streams need the database''s logical WAL: a stream''s order is that of its commits, which nothing else tells'
       using errcode = 'PB011', hint = 'postbus doctor prints the commands that make it readable';
@@ -206,9 +171,7 @@ begin
   insert into postbus.stream_channels (channel, segment, keep, max_bytes, max_count, made_by)
     values (create_stream.channel, 0, create_stream.keep, create_stream.max_bytes, create_stream.max_count, postbus.caller()) returning id into made;
   update postbus.stream_channels s set segment = postbus.take_segment(made, true) where s.id = made;
-  if (select count(*) from postbus.stream_channels) = 1 then
-    perform postbus.compile_post(known.payload_limit);
-  end if;
+  perform postbus.compile_post(known.payload_limit);
 end $$;
 comment on function postbus.create_stream is
   'Makes a channel keep its messages, by age, bytes and count; for a channel that does, replaces these bounds. What was posted before is not kept.';
@@ -217,18 +180,15 @@ create function postbus.drop_stream(channel text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  known postbus.meta;
+  known postbus.meta := postbus.hold_post();
   gone  integer;
 begin
-  select * into strict known from postbus.meta for update;
   gone := (postbus.stream_named(channel)).id;
   delete from postbus.stream_channels s where s.id = gone;
   delete from postbus.stream_consumers c where c.stream = gone;
   -- maintain_streams() drops the segments of a stream that is no more.
   update postbus.stream_segments g set closed_at = coalesce(g.closed_at, clock_timestamp()) where g.stream = gone;
-  if not exists (select from postbus.stream_channels) then
-    perform postbus.compile_post(known.payload_limit);
-  end if;
+  perform postbus.compile_post(known.payload_limit);
 end $$;
 comment on function postbus.drop_stream is 'Makes a stream an ordinary channel again; its messages and its consumers'' places are dropped.';
 
@@ -295,6 +255,8 @@ declare
   total    bigint;
   messages bigint;
   fresh    integer;
+  known    postbus.meta;
+  rolled   integer := 0;
   done     integer := 0;
 begin
   if not pg_try_advisory_xact_lock(1886352244, 1835101285) then  -- "post", "maie": somebody is at it
@@ -310,13 +272,23 @@ begin
   loop
     -- An eighth of each bound a segment: what is kept is exact to that.
     if s.missing or (s.here > 0 and (s.bytes >= s.max_bytes / 8 or s.here >= s.max_count / 8.0 or s.opened < clock_timestamp() - s.keep / 8)) then
-      fresh := postbus.take_segment(s.id, false);
-      if fresh is not null then
-        update postbus.stream_channels c set segment = fresh where c.id = s.id;
-        update postbus.stream_segments x set closed_at = clock_timestamp() where x.segment = s.segment;
-        done := done + 1;
-      end if;
+      begin
+        fresh := postbus.take_segment(s.id, false);
+        if fresh is not null then
+          known := postbus.hold_post();
+          update postbus.stream_channels c set segment = fresh where c.id = s.id;
+          update postbus.stream_segments x set closed_at = clock_timestamp() where x.segment = s.segment;
+          rolled := rolled + 1;
+        end if;
+      exception
+        when lock_not_available then null;  -- somebody makes or drops a stream: at the next call
+      end;
     end if;
+  end loop;
+  if rolled > 0 then
+    perform postbus.compile_post(known.payload_limit);
+  end if;
+  for s in select c.* from postbus.stream_channels c order by c.id loop
     total := 0;
     messages := 0;
     for g in
@@ -325,7 +297,8 @@ begin
     loop
       total := total + g.bytes;
       messages := messages + g.count;
-      if g.closed_at is not null and (total > s.max_bytes or messages > s.max_count or g.closed_at < clock_timestamp() - s.keep) then
+      -- One that was closed just now may still be posted to until this commits.
+      if g.closed_at < now() and (total > s.max_bytes or messages > s.max_count or g.closed_at < clock_timestamp() - s.keep) then
         if postbus.empty_segment(g.segment) then
           done := done + 1;
           total := total - g.bytes;
@@ -360,7 +333,7 @@ begin
     when lock_not_available then null;  -- at the next call
   end;
   perform postbus.drop_segments();
-  return done;
+  return rolled + done;
 end $$;
 comment on function postbus.maintain_streams is
   'Opens new segments, empties and drops those past their stream''s bounds. A gateway calls it; anyone who administers may. Returns how many segments it changed.';

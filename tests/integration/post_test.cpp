@@ -173,6 +173,8 @@ TEST(post, cannot_be_turned_by_a_hostile_search_path) {
     create operator evil.~~ (leftarg = text, rightarg = text, function = evil.trap_tt);
     create operator evil.!~~ (leftarg = text, rightarg = text, function = evil.trap_tt);
     create operator evil.!~ (leftarg = text, rightarg = text, function = evil.trap_tt);
+    create function evil.trap_key(jsonb, text) returns jsonb language plpgsql as $$ begin raise 'trapped as %', current_user; end $$;
+    create operator evil.-> (leftarg = jsonb, rightarg = text, function = evil.trap_key);
     create operator evil.|| (leftarg = text, rightarg = text, function = evil.trap_cat);
     create domain evil.text as pg_catalog.text check (length(value) < 0);
     create domain evil.jsonb as pg_catalog.jsonb check (false);
@@ -182,6 +184,9 @@ TEST(post, cannot_be_turned_by_a_hostile_search_path) {
   EXPECT_EQ(villain.refused("select postbus.post('a', 'x'::pg_catalog.text), postbus.post('a', '1'::pg_catalog.jsonb)").message, "");
   EXPECT_EQ(slot.take(), "postbus:t:a=x\npostbus:j:a=1");
   EXPECT_EQ(villain.refused("select postbus.post('table:a', 'x'::pg_catalog.text)").state, "PB001");
+  db.psql("select postbus.create_stream('s')");
+  EXPECT_EQ(villain.refused("select postbus.post('s', 'x'::pg_catalog.text), postbus.post('s', '1'::pg_catalog.jsonb)").message, "");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "2");
   db.psql("select postbus.use_transport('notify')");
   EXPECT_EQ(villain.refused("select postbus.post('a', 'x'::pg_catalog.text)").message, "");
   db.psql("drop schema evil cascade; drop owned by post_villain; drop role post_villain");

@@ -41,16 +41,55 @@ TEST(streams, keep_what_is_posted_and_deliver_it_live_in_commit_order) {
 
 TEST(streams, cost_nothing_to_post_where_there_are_none) {
   database db;
-  const auto before = db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure");
-  EXPECT_EQ(before.find("stream_channels"), std::string::npos);
+  const auto compiled = [&] { return db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure"); };
+  const auto before = compiled();
+  EXPECT_EQ(before.find("insert"), std::string::npos);
   db.psql("select postbus.create_stream('s')");
-  EXPECT_NE(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure").find("stream_channels"),
-            std::string::npos);
+  EXPECT_NE(compiled().find("insert"), std::string::npos);
   db.psql("select postbus.set_payload_limit(100)");
   EXPECT_EQ(db.refused("select postbus.post('s', repeat('x', 101))").state, "PB002");
   EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "0");
   db.psql("select postbus.drop_stream('s'); select postbus.set_payload_limit(16777216)");
-  EXPECT_EQ(db.psql("select prosrc from pg_proc where oid = 'postbus.post(text, text)'::regprocedure"), before);
+  EXPECT_EQ(compiled(), before);
+}
+
+TEST(streams, may_have_any_name_that_a_channel_may_have) {
+  database db;
+  const std::vector<std::string> names{"it's", "$body$; drop schema postbus cascade; $body$", R"(back\slash \u0041 ")", "%s %L %1$s", "Größe 中文 🚋",
+                                       std::string(255, 'x')};
+  for (const auto& name : names) {
+    const auto quoted = db.psql(fmt::format("select quote_literal($name${}$name$)", name));
+    db.psql(fmt::format("select postbus.create_stream({0}); select postbus.post({0}, 'text'); select postbus.post({0}, '1'::jsonb)", quoted));
+    EXPECT_EQ(db.psql(fmt::format("select string_agg(payload, ' ' order by id) from postbus.messages where channel = {}", quoted)), "text 1") << name;
+  }
+  EXPECT_EQ(db.psql("select count(*), count(distinct segment) from postbus.messages"), fmt::format("{}|{}", 2 * names.size(), names.size()));
+  db.psql("select postbus.post('its', 'of no stream')");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), std::to_string(2 * names.size()));
+}
+
+TEST(streams, are_known_to_sessions_that_were_open_when_they_were_made_or_dropped) {
+  database db;
+  session open{db.url()};
+  open.psql("select postbus.post('s', 'not kept')");
+  db.psql("select postbus.create_stream('s')");
+  open.psql("select postbus.post('s', 'kept')");
+  db.psql("select postbus.create_stream('another')");
+  open.psql("select postbus.post('s', 'kept too')");
+  EXPECT_EQ(db.psql("select string_agg(payload, ', ' order by id) from postbus.messages"), "kept, kept too");
+  db.psql("select postbus.drop_stream('s')");
+  open.psql("select postbus.post('s', 'not kept')");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "2");
+}
+
+TEST(streams, are_not_forgotten_by_a_transaction_that_began_before_them) {
+  database db;
+  session old{db.url()};
+  old.psql("begin isolation level repeatable read; select count(*) from pg_class");
+  db.psql("select postbus.create_stream('s')");
+  EXPECT_EQ(old.refused("select postbus.create_stream('t')").state, "40001") << "it would compile a post() that knows nothing of 's'";
+  old.psql("rollback; begin isolation level repeatable read; select postbus.create_stream('t'); commit");
+  db.psql("select postbus.post('s', '1'), postbus.post('t', '2')");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "2");
 }
 
 TEST(streams, are_refused_where_their_order_could_not_be_read) {
