@@ -95,13 +95,17 @@ export class cluster {
     await output(join(this.bin, 'pgbench'), ['-h', this.dir, '-U', 'postgres', '-i', '-q', '-s', String(scale), 'bench']);
     await this.sql('checkpoint');
   }
-  /** Transactions a second of a pgbench script. */
-  async pgbench(script, { clients, seconds, args = [] }) {
+  /** pgbench with a script, started. */
+  pgbench_program(script, { clients, seconds, args = [] }) {
     const file = join(this.dir, `script-${++this.scripts}.sql`);
     writeFileSync(file, script);
-    const text = await output(join(this.bin, 'pgbench'), [
+    return new program(join(this.bin, 'pgbench'), [
       ...['-h', this.dir, '-U', 'postgres', '-n', '-M', 'prepared', '-c', String(clients), '-j', '2', '-T', String(seconds), '-f', file, ...args, 'bench'],
     ]);
+  }
+  /** Transactions a second of a pgbench script. */
+  async pgbench(script, options) {
+    const text = await this.pgbench_program(script, options).output();
     return { per_second: Number(/tps = ([\d.]+)/.exec(text)[1]), transactions: Number(/actually processed: (\d+)/.exec(text)[1]) };
   }
   async stop() {
