@@ -18,6 +18,7 @@ namespace bench {
 namespace {
 
 constexpr int look_up_ms = 50;  // how often a receiver that waits looks at `stop`
+constexpr std::int64_t pong_every_ns = 10'000'000'000;
 
 bool readable(int fd) {
   pollfd wait{.fd = fd, .events = POLLIN, .revents = 0};
@@ -39,7 +40,14 @@ void run_websocket(const receiver_options& options, const std::atomic<bool>& sto
   scanner markers;
   carry left;
   bool open = false;
+  auto spoke = now_ns();
   while (!stop) {
+    if (open && now_ns() > spoke + pong_every_ns) {  // unasked for: a ping stands anywhere among the messages
+      std::string pong;
+      append_client_frame(pong, 10, {});
+      send_all(fd, pong);
+      spoke = now_ns();
+    }
     if (!readable(fd)) continue;
     auto* const into = buffer.data() + marker_size;
     const auto got = recv(fd, into, buffer.size() - marker_size, 0);

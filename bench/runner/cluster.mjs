@@ -95,14 +95,21 @@ export class cluster {
     await output(join(this.bin, 'pgbench'), ['-h', this.dir, '-U', 'postgres', '-i', '-q', '-s', String(scale), 'bench']);
     await this.sql('checkpoint');
   }
-  /** Transactions a second of a pgbench script. */
-  async pgbench(script, { clients, seconds, args = [] }) {
+  /** pgbench with a script, started. */
+  pgbench_program(script, { clients, seconds, args = [] }) {
     const file = join(this.dir, `script-${++this.scripts}.sql`);
     writeFileSync(file, script);
-    const text = await output(join(this.bin, 'pgbench'), [
+    return new program(join(this.bin, 'pgbench'), [
       ...['-h', this.dir, '-U', 'postgres', '-n', '-M', 'prepared', '-c', String(clients), '-j', '2', '-T', String(seconds), '-f', file, ...args, 'bench'],
     ]);
+  }
+  /** Transactions a second of a pgbench script. */
+  async pgbench(script, options) {
+    const text = await this.pgbench_program(script, options).output();
     return { per_second: Number(/tps = ([\d.]+)/.exec(text)[1]), transactions: Number(/actually processed: (\d+)/.exec(text)[1]) };
+  }
+  async stop() {
+    await this.server.stop();
   }
   scripts = 0;
 }
@@ -110,15 +117,24 @@ export class cluster {
 /** `postbus serve` on a cluster; loops as many as it takes by itself. */
 export class gateway {
   static async start(cluster) {
+    const made = gateway.launch(cluster, await free_port());
+    await made.ready();
+    return made;
+  }
+  /** Started, and perhaps not listening yet. */
+  static launch(cluster, port) {
     const made = new gateway();
     made.build = cluster.paths.build;
-    made.port = await free_port();
-    made.server = new program(join(cluster.paths.build, 'postbus'), ['--db', cluster.url, 'serve', '--port', String(made.port)]);
+    made.port = port;
+    made.server = new program(join(cluster.paths.build, 'postbus'), ['--db', cluster.url, 'serve', '--port', String(port)]);
+    return made;
+  }
+  async ready() {
     for (let tries = 0; ; ++tries) {
-      if (made.server.over) throw new Error(made.server.reason());
-      const ready = await made.get('/health/ready').catch(() => undefined);
-      if (ready?.ok) return made;
-      if (tries === 300) throw new Error(`the gateway is not ready: ${made.server.errors}`);
+      if (this.server.over) throw new Error(this.server.reason());
+      const ready = await this.get('/health/ready').catch(() => undefined);
+      if (ready?.ok) return;
+      if (tries === 300) throw new Error(`the gateway is not ready: ${this.server.errors}`);
       await sleep(0.05);
     }
   }
@@ -131,6 +147,10 @@ export class gateway {
   /** Subscribers of the gateway, counted by a driver: `websocket`, `stream` or `wait`. */
   listeners(kind, path) {
     return new program(join(this.build, 'bench_load'), ['--target', this.address, '--subscribe', kind, '--subscribe-path', path], { input: true });
+  }
+  async kill() {
+    this.server.child.kill('SIGKILL');
+    await this.server.ended;
   }
   async stop() {
     await this.server.stop();

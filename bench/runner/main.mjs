@@ -7,10 +7,13 @@ import { parseArgs } from 'node:util';
 import { connect } from './connect.mjs';
 import { decode } from './decode.mjs';
 import { fanout } from './fanout.mjs';
+import { idle } from './idle.mjs';
+import { lag } from './lag.mjs';
 import { latency, unflushed } from './latency.mjs';
 import { describe_machine, open_files } from './machine.mjs';
 import { post } from './post.mjs';
 import { stop_all } from './processes.mjs';
+import { restart } from './restart.mjs';
 import { session } from './rounds.mjs';
 import { snapshot } from './snapshot.mjs';
 import { streams } from './streams.mjs';
@@ -19,7 +22,7 @@ import { views } from './views.mjs';
 import { waiters } from './waiters.mjs';
 import { writers } from './writers.mjs';
 
-const groups = [fanout, connect, post, writers, latency, unflushed, waiters, decode, views, snapshot, streams];
+const groups = [fanout, connect, post, writers, lag, latency, unflushed, waiters, decode, views, snapshot, streams, restart, idle];
 
 const usage = `usage: ./dev bench [GROUP...] [--quick] [--rounds N] [--json] [--output FILE]
 ${groups.map((group) => `  ${group.name.padEnd(10)} ${group.about}`).join('\n')}

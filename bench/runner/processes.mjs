@@ -10,6 +10,7 @@ export class program {
   constructor(command, args, { core, env, input = false, cwd, stop_with = 'SIGTERM' } = {}) {
     const [file, ...rest] = core === undefined ? [command, ...args] : ['taskset', '-c', String(core), command, ...args];
     this.name = command.split('/').at(-1);
+    this.command = `${command} ${args.join(' ')}`;
     this.errors = '';
     this.stop_with = stop_with;
     this.child = spawn(file, rest, { stdio: [input ? 'pipe' : 'ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, cwd });
@@ -54,6 +55,12 @@ export class program {
     this.child.stdin.write(`${command}\n`);
     return JSON.parse(await this.line(seconds));
   }
+  /** What it prints until it ends; an exit status other than 0 is an error. */
+  async output() {
+    const code = await this.ended;
+    if (code !== 0) throw new Error(`${this.command}: exit ${code}. ${this.errors}`);
+    return this.unread.join('\n');
+  }
   async stop() {
     if (this.over) return;
     this.child.kill(this.stop_with);
@@ -63,12 +70,9 @@ export class program {
   }
 }
 
-/** Runs a program to its end and returns what it printed; an exit status other than 0 is an error. */
-export async function output(command, args, options) {
-  const ran = new program(command, args, options);
-  const code = await ran.ended;
-  if (code !== 0) throw new Error(`${command} ${args.join(' ')}: exit ${code}. ${ran.errors}`);
-  return ran.unread.join('\n');
+/** Runs a program to its end and returns what it printed. */
+export function output(command, args, options) {
+  return new program(command, args, options).output();
 }
 
 export async function stop_all() {

@@ -9,6 +9,8 @@ namespace {
 
 /** A position further ahead than the stream comes within this time belongs to another database or was made up. */
 constexpr std::chrono::seconds ahead_deadline{10};
+/** A restarted gateway reads a full window within this time; an EventSource that is refused meanwhile never comes back. */
+constexpr std::chrono::seconds catch_up_deadline{30};
 
 /** True while `from` cannot be answered: it has not been reached, or the hub does not serve yet. */
 bool lies_ahead(const bus::hub& hub, const bus::start& from) {
@@ -27,8 +29,9 @@ plain_lease::~plain_lease() {
 
 void listening::prepare(listen_request asked, then done) {
   if (!asked.consumer.empty()) return home_.spawn("consumer", place_consumer(home_, std::move(asked), std::move(done)));
-  if (lies_ahead(home_.shared().hub, asked.from))
-    ahead_.push_back({std::move(asked), std::move(done), steady::now() + ahead_deadline});
+  const auto& hub = home_.shared().hub;
+  if (lies_ahead(hub, asked.from))
+    ahead_.push_back({std::move(asked), std::move(done), steady::now() + (hub.serving() ? ahead_deadline : catch_up_deadline)});
   else
     prepare_plain(std::move(asked), std::move(done));
 }

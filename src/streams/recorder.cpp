@@ -175,6 +175,13 @@ bus::position recorder::recorded() const {
   return {epoch_, std::max(published(), mark_.lsn), bus::position::end_of_commit};
 }
 
+std::uint64_t recorder::recorded_lsn() const {
+  if (!leading_) return UINT64_MAX;
+  if (!queue_.empty()) return queue_.front().lsn - 1;
+  // A slot that is not let past what is noted begins there: the next holder need not look for messages that nobody saw.
+  return settled_ && !worth_a_note() ? mark_.lsn : UINT64_MAX;
+}
+
 // --- The database's side
 
 asio::awaitable<void> recorder::run() {
@@ -358,7 +365,9 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
     append_element(counts, std::to_string(r.count));
     append_element(hex, R"("\\x)" + r.hex + '"');
   }
-  const auto last = queue_[transactions - 1].lsn;
+  // Where nothing waits behind them, what has been published since holds nothing to be written down.
+  const bool all = transactions == queue_.size() && up_to == UINT64_MAX;
+  const auto last = std::max(queue_[transactions - 1].lsn, all ? published() : 0);
   const auto epoch_text = std::to_string(epoch), last_text = std::to_string(last);
   segments += '}';
   lsns += '}';
@@ -387,9 +396,10 @@ asio::awaitable<void> recorder::maintain() {
       if (found) summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
     }
     // So that the next holder need not look for messages that nobody saw.
-    if (leading_ && settled_ && queue_.empty() && steady::now() - noted_at >= settings_.note && *summary_.load() != "[]") {
+    if (leading_ && settled_ && queue_.empty() && worth_a_note() && steady::now() - noted_at >= settings_.note &&
+        *summary_.load() != "[]") {
       noted_at = steady::now();
-      if (published() > mark_.lsn) tell_progress();
+      tell_progress();
     }
     // Without a session the recorder's own has the same trouble, and tells.
     const auto until = steady::now() + settings_.maintain;

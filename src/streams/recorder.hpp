@@ -30,7 +30,8 @@ public:
     steady::duration gather{std::chrono::milliseconds{20}};  ///< what is read within it is written at once
     steady::duration follow{std::chrono::seconds{1}};        ///< between two looks at another holder's work
     steady::duration maintain{std::chrono::seconds{10}};     ///< between two calls of postbus.maintain_streams()
-    steady::duration note{std::chrono::minutes{1}};          ///< an idle holder writes down how far it is this often
+    steady::duration note{std::chrono::minutes{1}};          ///< a holder without messages writes down how far it is this often,
+    std::uint64_t note_bytes{64 << 10};                      ///< where the WAL has grown by this much: its own notes are WAL too
   };
   struct message {
     std::uint64_t id{};
@@ -72,9 +73,9 @@ public:
   bus::position recorded() const;
   /**
    * As a plain LSN: a transaction that ends after it may have to be read again to be written down; see reader_options::recorded.
-   * UINT64_MAX while nothing is waiting, and while it is another gateway that writes.
+   * UINT64_MAX while that bounds nothing, and while it is another gateway that writes.
    */
-  std::uint64_t recorded_lsn() const { return !leading_ || queue_.empty() ? UINT64_MAX : queue_.front().lsn - 1; }
+  std::uint64_t recorded_lsn() const;
   bool idle() const { return queue_.empty(); }
   bool leading() const { return leading_; }
   /** The streams and their sizes as a JSON array, some seconds old; any thread. */
@@ -96,6 +97,7 @@ private:
   boost::asio::awaitable<void> sleep(steady::duration longest);
   void forget_recorded();
   std::uint64_t published() const;
+  bool worth_a_note() const { return published() >= mark_.lsn + settings_.note_bytes; }
   bool needs_settling() const { return epoch_ != 0 && !settled_; }
 
   settings settings_;

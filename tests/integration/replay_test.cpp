@@ -237,6 +237,37 @@ TEST(replay, makes_a_gateway_that_does_not_write_hold_no_wal) {
   EXPECT_FALSE(rig.recorder->idle());
 }
 
+TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.window = {.age = 0s, .bytes = 0};
+                 }};
+  rig.start();
+  rig.wait([&] { return rig.recorder->leading(); });
+  db.psql("select postbus.post('s', 'the last one')");
+  rig.payloads("s", 1);
+  wait_recorded(rig, db);
+  bool maintaining = true;
+  boost::asio::co_spawn(rig.loop, rig.recorder->maintain(), [&](const std::exception_ptr&) { maintaining = false; });
+  const auto rounds = [&](int count) {
+    for (auto last = rig.recorder->summary(); count > 0; --count, last = rig.recorder->summary())
+      rig.wait([&] { return rig.recorder->summary() != last; });
+  };
+  const auto noted = [&] { return db.psql("select xmin, lsn from postbus.stream_recorder"); };
+  rounds(2);
+  const auto before = noted();
+  rounds(20);
+  EXPECT_EQ(noted(), before);
+  EXPECT_EQ(db.psql("select bool_and(confirmed_flush_lsn - '0/0' <= lsn) from pg_replication_slots, postbus.stream_recorder"), "t")
+      << "a slot that begins behind it makes the next holder search all messages";
+  db.psql("select pg_logical_emit_message(true, 'other', repeat('x', 200000))");
+  rig.wait([&] { return noted() != before; });
+  rig.stop();
+  rig.wait([&] { return !maintaining; });
+}
+
 TEST(replay, is_the_same_when_a_restarted_gateway_reads_its_slot_again) {
   database db;
   db.psql("select postbus.create_stream('s')");
