@@ -137,6 +137,11 @@ sight looked_at::through(const view& v, const view_plan& plan) {
   return judged(has_before() ? test(before_) : truth::no, has_after() ? test(after_) : truth::no, plan.exact);
 }
 
+bool looked_at::tells(std::size_t column, comparable kind) {
+  return (!has_before() || before_.without(column, kind) != truth::unknown) &&
+         (!has_after() || after_.without(column, kind) != truth::unknown);
+}
+
 sight looked_at::judged(truth old, truth now, bool exact) const {
   using what = sight::what;
   const auto seen = [](kind k, bool maybe = false) { return sight{.is = what::event, .kind = k, .maybe = maybe}; };

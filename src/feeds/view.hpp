@@ -106,6 +106,8 @@ public:
   std::string_view payload(const sight& seen, const view_columns& columns, bus::batch& memory);
   /** False of a change that concerns every row, or none. */
   bool has_rows() const { return change_.row.count != 0 || change_.old.count != 0; }
+  /** All that the change can mean for a condition on this column is known. */
+  bool tells(std::size_t column, comparable kind);
   row_values& before() { return before_; }
   row_values& after() { return after_; }
   const row_change& change() const { return change_; }

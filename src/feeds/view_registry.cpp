@@ -248,7 +248,13 @@ void view_registry::look(table_views& in, looking& l, bus::batch& events) {
     for (auto* const one : in.all) look(*one, l, nullptr, events);
     return;
   }
-  for (auto& index : in.indexes) look_up(index, l, events);
+  for (std::size_t i = 0; i < in.indexes.size(); ++i)
+    if (l.at.tells(in.indexes[i].column, in.indexes[i].kind)) {
+      look_up(in.indexes[i], l, events);
+    } else {  // no key says whom it concerns
+      for (auto* const one : in.all)
+        if (one->index == i) look(*one, l, nullptr, events);
+    }
   for (auto* each = in.scanned; each != nullptr; each = each->next) look(*static_cast<link*>(each)->owner, l, nullptr, events);
 }
 

@@ -182,5 +182,33 @@ TEST_F(view_registry_fixture, views_are_given_what_a_replay_shows) {
   }
 }
 
+// A row of a partition with an identity of its own tells no old value but its key: views that need more end there, those that
+// are found by such a value among them, in the midst of the changes that are looked at beside it. The others go on.
+TEST_F(view_registry_fixture, a_view_ends_where_it_cannot_tell) {
+  auto& by_text = watch("full", "t = 'x'");
+  auto& by_both = watch("full", "a = 1 and t = 'x'");
+  auto& by_number = watch("full", "a = 1");
+  take(wire::begin(1000, 0, 1000));
+  for (int i = 0; i < 5; ++i) take(wire::insert(full, {"1", "x"}));
+  take(wire::delete_(full, 'K', {"1", wire::value{}}));
+  for (int i = 0; i < 20; ++i) take(wire::insert(full, {"1", "x"}));
+  take(wire::commit(1000, 1008, 0));
+  publish();
+  const auto count = [](std::string_view all, std::string_view word) {
+    std::size_t n = 0;
+    for (auto at = all.find(word); at != std::string_view::npos; at = all.find(word, at + 1)) ++n;
+    return n;
+  };
+  for (auto* const w : {&by_text, &by_both}) {
+    EXPECT_TRUE(w->of->ended());
+    EXPECT_EQ(count(w->heard, "insert "), 5u);
+    EXPECT_EQ(count(w->heard, "ended "), 1u);
+  }
+  EXPECT_FALSE(by_number.of->ended());
+  EXPECT_EQ(by_number.heard, by_number.shown);
+  EXPECT_EQ(count(by_number.heard, "insert "), 25u);
+  EXPECT_EQ(feeds_.views().size(), 1u);
+}
+
 }  // namespace
 }  // namespace postbus::feeds
