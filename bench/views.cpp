@@ -3,7 +3,9 @@
 // shows. Like bench_decode it is made of the server's own rooms, because they are what it measures.
 // `--receiving 1`: all rows belong to one view and the others are idle, so that the number of subscriptions is all that
 // differs. `--receiving all`: the rows belong to random views, so that the processor's caches differ as well.
-//   bench_views --changes N --views N --receiving 1|all
+// `--receiving floor`: none of that, but only the memory: a loop that writes to two cache lines of each of four objects of a
+// random view, asked for as far ahead as the server does.
+//   bench_views --changes N --views N --receiving 1|all|floor
 // prints {"views":N,"ns_per_change":T,"subscribe_us":S,"bytes_per_view":B}, CPU time.
 #include <fmt/format.h>
 #include <boost/asio/co_spawn.hpp>
@@ -14,6 +16,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -23,6 +26,7 @@
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "base/prefetch.hpp"
 #include "bus/hub.hpp"
 #include "bus/shard.hpp"
 #include "changes/assembler.hpp"
@@ -196,16 +200,46 @@ outcome measure(std::size_t views, std::size_t changes, bool all_receive) {
   return out;
 }
 
+/** Nanoseconds a change. */
+double touch(std::size_t views, std::size_t changes) {
+  struct object {
+    std::uint64_t lines[5][8];
+  };
+  std::vector<std::unique_ptr<object>> all;  // of one view beside one another, as a subscription makes them
+  while (all.size() < 4 * views) all.push_back(std::make_unique<object>());
+  std::mt19937_64 random{views};
+  std::vector<std::array<object*, 4>> concerned(std::min<std::size_t>(changes, 200'000) + prefetch_distance);
+  for (auto& each : concerned) {
+    const auto first = 4 * (random() % views);
+    for (std::size_t o = 0; o < each.size(); ++o) each[o] = all[first + o].get();
+  }
+  std::uint64_t zero = 0;
+  const auto begun = cpu_seconds();
+  for (std::size_t i = 0; i < changes; ++i) {
+    const auto at = i % (concerned.size() - prefetch_distance);
+    for (const auto* const o : concerned[at + prefetch_distance]) prefetch(o, 2 * sizeof(object::lines[0]));
+    for (auto* const o : concerned[at + zero]) zero |= ++o->lines[0][0], zero |= ++o->lines[1][0];
+    asm volatile("and $0, %0" : "+r"(zero));  // the next step waits for this one
+  }
+  return (cpu_seconds() - begun) / static_cast<double>(changes) * 1e9;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   std::map<std::string, std::string> given;
   for (int i = 1; i + 1 < argc; i += 2) given[argv[i]] = argv[i + 1];
-  if (given.size() != 3 || (given["--receiving"] != "1" && given["--receiving"] != "all")) {
-    std::fputs("bench_views --changes N --views N --receiving 1|all\n", stderr);
+  const auto& receiving = given["--receiving"];
+  if (given.size() != 3 || (receiving != "1" && receiving != "all" && receiving != "floor")) {
+    std::fputs("bench_views --changes N --views N --receiving 1|all|floor\n", stderr);
     return 2;
   }
-  const auto r = measure(std::stoul(given["--views"]), std::stoul(given["--changes"]), given["--receiving"] == "all");
+  if (receiving == "floor") {
+    fmt::print("{{\"views\":{},\"ns_per_change\":{:.1f}}}\n", given["--views"],
+               touch(std::stoul(given["--views"]), std::stoul(given["--changes"])));
+    return 0;
+  }
+  const auto r = measure(std::stoul(given["--views"]), std::stoul(given["--changes"]), receiving == "all");
   fmt::print("{{\"views\":{},\"ns_per_change\":{:.1f},\"subscribe_us\":{:.2f},\"bytes_per_view\":{}}}\n", given["--views"], r.nanoseconds,
              r.subscribe_microseconds, r.bytes_per_view);
   return 0;

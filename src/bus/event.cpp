@@ -60,6 +60,10 @@ event& batch::add_owned(std::string_view channel, kind k, payload_form form, std
   } else {
     channel = events_.back()->channel;  // a run of one channel shares its name, which the hub notices too
   }
+  return append(channel, k, form, payload, at, time);
+}
+
+event& batch::append(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time) {
   static_assert(std::is_trivially_destructible_v<event>);
   auto* const made = ::new (allocate(sizeof(event))) event{};
   made->at = at;
@@ -93,11 +97,11 @@ batch& batch::derived() {
   return *derived_;
 }
 
-event& batch::derive(std::size_t base, std::string_view channel, kind k, std::string_view payload) {
+event& batch::derive(std::size_t base, destination& to, kind k, std::string_view payload) {
   const auto& from = *events_[base];
-  auto& made = derived().add_owned(channel, k, payload_form::json, payload, from.at, from.time);
+  auto& made = derived().append(from.channel, k, payload_form::json, payload, from.at, from.time);
   made.xid = from.xid;
-  derived_from_.push_back(static_cast<std::uint32_t>(base));
+  derivations_.push_back({base, &to});
   return made;
 }
 

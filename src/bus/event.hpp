@@ -1,4 +1,5 @@
 #pragma once
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -61,6 +62,25 @@ struct event {
   position previous_at{};
 };
 
+struct channel_state;  // what a hub knows of a channel
+
+/**
+ * A channel that derived events go to. It keeps what the hub found under its name, so that each event need not be looked up
+ * again among many channels. Of one hub and of the thread that publishes there; the name must outlive it.
+ */
+class destination {
+public:
+  explicit destination(std::string_view channel) : channel_{channel} {}
+  template <std::same_as<std::string> Text>
+  explicit destination(Text&&) = delete;
+  std::string_view channel() const { return channel_; }
+
+private:
+  friend class hub;
+  std::shared_ptr<channel_state> found_;  // right for as long as it has subscribers: a channel that has is not forgotten
+  std::string_view channel_;
+};
+
 /**
  * Some events in publish order and the memory they stand in. Filled by one thread, then published to the hub and from
  * there on shared and immutable.
@@ -84,10 +104,11 @@ public:
 
   /**
    * Adds an event that the base event, number `base` of events(), gives to the subscribers of another channel: same position,
-   * time and transaction, delivered right behind it, never kept as history. Call it in the order of the base events,
-   * before the batch is published. The payload may stand in memory of this batch or of derived().
+   * time, transaction and (as it is told) channel, delivered right behind it, never kept as history. Call it in the order of
+   * the base events, before the batch is published; `to` must stay until then. The payload may stand in memory of this batch
+   * or of derived().
    */
-  event& derive(std::size_t base, std::string_view channel, kind k, std::string_view payload);
+  event& derive(std::size_t base, destination& to, kind k, std::string_view payload);
   /** The derived events and their memory; made by the first call. */
   batch& derived();
 
@@ -108,10 +129,17 @@ public:
 
 private:
   friend class hub;
+  /** An event whose channel and payload stand already. */
+  event& append(std::string_view channel, kind k, payload_form form, std::string_view payload, position at, unix_micros time);
+
   std::vector<event*> events_;  // they stand in the blocks
   std::vector<std::shared_ptr<const void>> held_;
   std::shared_ptr<batch> derived_;          // until the hub takes it
-  std::vector<std::uint32_t> derived_from_;  // of each derived event: the number of its base event
+  struct derivation {
+    std::size_t base;  // number of the base event
+    destination* to;
+  };
+  std::vector<derivation> derivations_;  // of each derived event
   std::vector<std::unique_ptr<char[]>> blocks_;
   char* free_{};
   std::size_t left_{};

@@ -1,5 +1,6 @@
 #include "bus/hub.hpp"
 
+#include <boost/container/small_vector.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "base/json_text.hpp"
 #include "base/metrics.hpp"
+#include "base/prefetch.hpp"
 #include "bus/channel.hpp"
 #include "bus/shard.hpp"
 
@@ -19,26 +21,29 @@
 // what was forgotten may have been his.
 
 namespace postbus::bus {
-namespace {
-
-struct string_hash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view text) const { return boost::hash<std::string_view>{}(text); }
-};
-
-struct subscription {
-  shard* where;
-  topic* to;
-};
 
 struct channel_state {
+  struct subscription {
+    shard* where;
+    topic* to;
+  };
+  void leave(const shard& s) {
+    subscriptions.erase(std::ranges::remove(subscriptions, &s, &subscription::where).begin(), subscriptions.end());
+  }
+  boost::container::small_vector<subscription, 2> subscriptions;  // one per shard
   std::string name;
   const event* last{};
   std::uint64_t last_seq{};
   position last_at{};
   position known_since{};  // nothing at or before it is linked here
   std::uint64_t events{};
-  std::vector<subscription> subscriptions;
+};
+
+namespace {
+
+struct string_hash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const { return boost::hash<std::string_view>{}(text); }
 };
 
 struct gap {
@@ -95,18 +100,27 @@ struct hub::state {
   bool serving{};
   std::uint32_t first_notify{position::first_notify_index};  // of this process: see begin()
   std::deque<gap> gaps;
-  boost::unordered_flat_map<std::string, std::unique_ptr<channel_state>, string_hash, std::equal_to<>> channels;
+  boost::unordered_flat_map<std::string, std::shared_ptr<channel_state>, string_hash, std::equal_to<>> channels;
   std::vector<shard*> shards;
 
   channel_state& open(std::string_view name) {
     if (const auto found = channels.find(name); found != channels.end()) return *found->second;
-    auto made = std::make_unique<channel_state>();
+    auto made = std::make_shared<channel_state>();
     made->name = name;
     made->known_since = floor;
     auto& channel = *made;
     channels.emplace(name, std::move(made));
     metrics::set(metrics::gauge::channels, static_cast<std::int64_t>(channels.size()));
     return channel;
+  }
+
+  /** Null where nobody is. */
+  channel_state* find(destination& to) const {
+    if (!to.found_ || to.found_->subscriptions.empty()) {
+      const auto found = channels.find(to.channel());
+      to.found_ = found == channels.end() ? nullptr : found->second;
+    }
+    return to.found_.get();
   }
 
   void forget_if_unused(channel_state& channel) {
@@ -148,12 +162,11 @@ struct hub::state {
   }
 
   // A derived event goes to those who are there and is not linked anywhere.
-  void pass_on(const std::shared_ptr<batch>& owner, event& e, const event& base) {
+  void pass_on(const std::shared_ptr<batch>& owner, event& e, const event& base, destination& there) {
     e.at = base.at;
     e.seq = base.seq;
-    const auto found = channels.find(e.channel);
-    if (found == channels.end()) return;
-    for (const auto& to : found->second->subscriptions) put(*to.where, owner, to.to, e);
+    if (const auto* const channel = find(there))
+      for (const auto& to : channel->subscriptions) put(*to.where, owner, to.to, e);
   }
 
   void keep(std::shared_ptr<batch> events) {
@@ -294,7 +307,8 @@ bool hub::publish(std::shared_ptr<batch> events) {
     const std::shared_ptr<const batch> owner = events;
     const auto derived = std::exchange(events->derived_, nullptr);
     if (derived) derived->hold(owner);  // their payloads may stand in its memory
-    std::size_t next = 0;
+    const auto derivations = std::exchange(events->derivations_, {});
+    std::size_t next = 0, ahead = 0;
     channel_state* channel = nullptr;
     const char* same = nullptr;  // a run of events of one channel shares the name's bytes
     for (auto* const e : events->events()) {
@@ -305,10 +319,12 @@ bool hub::publish(std::shared_ptr<batch> events) {
       }
       s.link(*channel, *e);
       for (const auto& to : channel->subscriptions) state::put(*to.where, owner, to.to, *e);
-      for (; derived && next < derived->events_.size() && events->events_[events->derived_from_[next]] == e; ++next)
-        s.pass_on(derived, *derived->events_[next], *e);
+      for (; next < derivations.size() && events->events_[derivations[next].base] == e; ++next) {
+        for (; ahead < std::min(next + prefetch_distance, derivations.size()); ++ahead)
+          prefetch(derivations[ahead].to->found_.get(), sizeof(channel_state::subscriptions));
+        s.pass_on(derived, *derived->events_[next], *e, *derivations[next].to);
+      }
     }
-    events->derived_from_ = {};
     s.keep(std::move(events));
   }
   return s.has_room();
@@ -377,7 +393,7 @@ void hub::attach(shard& s) {
 void hub::detach(shard& s) {
   const std::scoped_lock lock{state_->guard};
   std::erase(state_->shards, &s);
-  for (auto& [name, channel] : state_->channels) std::erase_if(channel->subscriptions, [&](const auto& to) { return to.where == &s; });
+  for (auto& [name, channel] : state_->channels) channel->leave(s);
 }
 
 replay hub::subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken) {
@@ -397,7 +413,7 @@ void hub::unsubscribe(shard& s, std::string_view channel) {
   const std::scoped_lock lock{state_->guard};
   const auto found = state_->channels.find(channel);
   if (found == state_->channels.end()) return;
-  std::erase_if(found->second->subscriptions, [&](const auto& to) { return to.where == &s; });
+  found->second->leave(s);
   state_->forget_if_unused(*found->second);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/prefetch.hpp"
 #include "bus/channel.hpp"
 
 namespace postbus::bus {
@@ -77,10 +78,15 @@ void shard::deliver() {
 }
 
 void shard::hand_out(inbox& taken) {
-  for (const auto& e : taken.entries) {
+  event_ref next;  // a run of events of one batch takes one share of it
+  for (std::size_t i = 0; i < taken.entries.size(); ++i) {
+    if (i + prefetch_distance < taken.entries.size()) prefetch(taken.entries[i + prefetch_distance].to, topic::read_first);
+    const auto& e = taken.entries[i];
+    if (next.owner != taken.owners[e.owner]) next.owner = taken.owners[e.owner];
+    next.item = e.item;
     if (e.to == nullptr)
       hand_out_to_all(*e.item, e.among);
-    else if (e.to->deliver(encoders_, {taken.owners[e.owner], e.item}))
+    else if (e.to->deliver(encoders_, next))
       mark(*e.to);
   }
   taken.clear();

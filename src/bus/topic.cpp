@@ -1,6 +1,7 @@
 #include "bus/topic.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/metrics.hpp"
 
@@ -65,6 +66,7 @@ std::size_t topic::subscribers() const {
 void topic::attach(cursor& c, wire_form form) {
   auto& state = forms_[form];
   if (!state) state = std::make_unique<form_state>();
+  forms_in_use_ = static_cast<std::uint8_t>(forms_in_use_ | 1u << form);
   c.topic_ = this;
   c.form_ = form;
   c.offset_ = state->log.end();
@@ -73,32 +75,34 @@ void topic::attach(cursor& c, wire_form form) {
 }
 
 void topic::detach(cursor& c) {
-  auto& state = forms_[c.form_];
+  const auto form = c.form_;
+  auto& state = forms_[form];
   auto* const last = state->cursors.back();
   state->cursors[c.slot_] = last;
   last->slot_ = c.slot_;
   state->cursors.pop_back();
   c.topic_ = nullptr;
-  if (state->cursors.empty()) state.reset();
+  if (!state->cursors.empty()) return;
+  state.reset();
+  forms_in_use_ = static_cast<std::uint8_t>(forms_in_use_ & ~(1u << form));
 }
 
-void topic::detach(listener& l) { std::erase(listeners_, &l); }
+void topic::detach(listener& l) { listeners_.erase(std::ranges::remove(listeners_, &l).begin(), listeners_.end()); }
 
 bool topic::deliver(const std::array<encoder, max_wire_forms>& encoders, const event_ref& e) {
-  bool any = false;
-  for (std::size_t form = 0; form < max_wire_forms; ++form)
-    if (const auto& state = forms_[form]) {
-      any = true;
-      if (e->kind == kind::ended) {
-        for (auto* const c : state->cursors) c->on_ended();
-        continue;
-      }
-      state->log.append(encoders[form], *e);
-      metrics::add(metrics::counter::events_out, state->cursors.size());
+  for (unsigned left = forms_in_use_; left != 0; left &= left - 1) {
+    const auto form = static_cast<std::size_t>(std::countr_zero(left));
+    const auto& state = forms_[form];
+    if (e->kind == kind::ended) {
+      for (auto* const c : state->cursors) c->on_ended();
+      continue;
     }
+    state->log.append(encoders[form], *e);
+    metrics::add(metrics::counter::events_out, state->cursors.size());
+  }
   if (e->kind != kind::ended) metrics::add(metrics::counter::events_out, listeners_.size());
   for (auto* const l : listeners_) l->on_event(*this, e);
-  return any;
+  return forms_in_use_ != 0;
 }
 
 void topic::flush() {

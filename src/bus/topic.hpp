@@ -1,4 +1,6 @@
 #pragma once
+#include <boost/container/small_vector.hpp>
+
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -107,6 +109,7 @@ public:
   std::size_t retained() const;
 
   bool dirty{};  ///< in the shard's list of topics to flush
+  static constexpr std::size_t read_first = 48;  ///< bytes of a topic that every delivery reads
 
 private:
   friend class cursor;
@@ -115,9 +118,12 @@ private:
     std::vector<cursor*> cursors;
   };
 
-  std::string channel_;
+  // In front what a delivery reads first: of listeners alone it reads no more.
+  static_assert(max_wire_forms <= 8);
+  std::uint8_t forms_in_use_{};  // a bit for each of forms_ that is there
+  boost::container::small_vector<listener*, 1> listeners_;
   std::array<std::unique_ptr<form_state>, max_wire_forms> forms_;
-  std::vector<listener*> listeners_;
+  std::string channel_;
 };
 
 }  // namespace postbus::bus

@@ -77,6 +77,11 @@ const std::string* row_values::key(std::size_t column, comparable kind) {
   return held.is == made_key::state::made ? &held.bytes : nullptr;
 }
 
+truth row_values::without(std::size_t column, comparable kind) {
+  if (values_[column].kind == pgoutput::value_kind::null) return truth::null;
+  return key(column, kind) == nullptr ? truth::unknown : truth::no;
+}
+
 truth predicate::compare(const node& n, row_values& row, std::size_t place) const {
   const auto& c = columns_[n.column];
   if (n.with_null && n.is == op::compare) return truth::null;
@@ -138,7 +143,7 @@ std::optional<predicate::lookup> predicate::find_lookup() const {
   else
     look(root);
   if (best == nullptr) return std::nullopt;
-  return lookup{best->column, std::span{keys_}.subspan(best->first, best->count)};
+  return lookup{best->column, std::span{keys_}.subspan(best->first, best->count), best == &root && best->count == 1};
 }
 
 }  // namespace postbus::feeds

@@ -26,6 +26,8 @@ public:
   const postgres::pgoutput::value& get(std::size_t column) const { return values_[column]; }
   /** Null where the value is NULL, is not known, or has no key. A column's kind is the same at each call. */
   const std::string* key(std::size_t column, comparable kind);
+  /** What a comparison with a key comes to that is not this row's. */
+  truth without(std::size_t column, comparable kind);
 
 private:
   std::vector<postgres::pgoutput::value> values_;
@@ -81,6 +83,7 @@ public:
   struct lookup {
     std::uint16_t column{};  ///< of columns()
     std::span<const std::string> keys;
+    bool is_all{};  ///< it is the whole filter, and the key is one: rows that have it match, and no others
   };
   std::optional<lookup> find_lookup() const;
 

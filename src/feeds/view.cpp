@@ -94,7 +94,7 @@ void view::end(error why) {
 }
 
 result<view_plan> view::fit(const table_description& t) const {
-  view_plan plan{.places = {}, .columns = nullptr, .exact = true};
+  view_plan plan{.columns = nullptr, .exact = true, .places = {}};
   const auto gone = [&](std::string_view name) {
     return error{errc::conflict, fmt::format("the feed of {}.{} has no column {} (any more)", t.schema, t.name, name)};
   };
@@ -133,25 +133,30 @@ void looked_at::take(const bus::event& e, const row_change& change) {
 }
 
 sight looked_at::through(const view& v, const view_plan& plan) {
-  using what = sight::what;
   const auto test = [&](row_values& row) { return v.filter() == nullptr ? truth::yes : v.filter()->test(row, plan.places); };
+  return judged(has_before() ? test(before_) : truth::no, has_after() ? test(after_) : truth::no, plan.exact);
+}
+
+bool looked_at::tells(std::size_t column, comparable kind) {
+  return (!has_before() || before_.without(column, kind) != truth::unknown) &&
+         (!has_after() || after_.without(column, kind) != truth::unknown);
+}
+
+sight looked_at::judged(truth old, truth now, bool exact) const {
+  using what = sight::what;
   const auto seen = [](kind k, bool maybe = false) { return sight{.is = what::event, .kind = k, .maybe = maybe}; };
   // Of a view that is to be exact nothing uncertain is shown.
-  const auto uncertain = [&](kind k) { return plan.exact ? sight{.is = what::unknown} : seen(k, true); };
+  const auto uncertain = [&](kind k) { return exact ? sight{.is = what::unknown} : seen(k, true); };
   switch (change_.kind) {
-    case kind::insert: return test(after_) == truth::yes ? seen(kind::insert) : sight{};
-    case kind::delete_: {
-      const auto old = test(before_);
+    case kind::insert: return now == truth::yes ? seen(kind::insert) : sight{};
+    case kind::delete_:
       if (old == truth::unknown) return uncertain(kind::delete_);
       return old == truth::yes ? seen(kind::delete_) : sight{};
-    }
-    case kind::update: {
-      const auto old = test(before_), now = test(after_);
+    case kind::update:
       if (now == truth::unknown) return uncertain(kind::leave);
       if (old == truth::unknown) return uncertain(now == truth::yes ? kind::enter : kind::leave);
       if (now == truth::yes) return seen(old == truth::yes ? kind::update : kind::enter);
       return old == truth::yes ? seen(kind::leave) : sight{};
-    }
     default: return seen(change_.kind);
   }
 }

@@ -33,9 +33,9 @@ struct view_columns {
 
 /** A view seen by one table description: how its rows are judged. */
 struct view_plan {
-  std::vector<std::uint16_t> places;  ///< of the filter's columns
   std::shared_ptr<const view_columns> columns;
   bool exact{};  ///< the replica identity carries the filter's columns, so that old values are always known
+  std::vector<std::uint16_t> places;  ///< of the filter's columns
 };
 
 /**
@@ -100,13 +100,21 @@ public:
   /** `e` must carry a change; it and its batch must stay. */
   void take(const bus::event& e, const row_change& change);
   sight through(const view& v, const view_plan& plan);
+  /** The same where it is known already whether the row before and the row after it match. */
+  sight judged(truth old, truth now, bool exact) const;
   /** The payload of a sight; written to `memory` where it is not the event's own. */
   std::string_view payload(const sight& seen, const view_columns& columns, bus::batch& memory);
+  /** False of a change that concerns every row, or none. */
+  bool has_rows() const { return change_.row.count != 0 || change_.old.count != 0; }
+  /** All that the change can mean for a condition on this column is known. */
+  bool tells(std::size_t column, comparable kind);
   row_values& before() { return before_; }
   row_values& after() { return after_; }
   const row_change& change() const { return change_; }
 
 private:
+  bool has_before() const { return change_.kind == bus::kind::update || change_.kind == bus::kind::delete_; }
+  bool has_after() const { return change_.kind == bus::kind::update || change_.kind == bus::kind::insert; }
   void write(const sight& seen, const view_columns& columns);
   const bus::event* event_{};
   row_change change_;

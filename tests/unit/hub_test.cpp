@@ -48,12 +48,13 @@ struct bus_fixture : testing::Test {
 };
 
 TEST_F(bus_fixture, derived_events_follow_their_base_event_and_are_no_history) {
+  destination view{"t\x1fview"}, other{"t\x1fother"};
   const auto publish = [&](std::uint64_t lsn) {
     auto some = std::make_shared<batch>();
     some->add("t", kind::message, payload_form::json, "1", {epoch, lsn, 0}, 5).xid = 7;
     some->add("t", kind::message, payload_form::json, "2", {epoch, lsn, 1}, 5);
-    some->derive(0, "t\x1fview", kind::message, some->events()[0]->payload);
-    some->derive(1, "t\x1fother", kind::message, "nobody listens");
+    some->derive(0, view, kind::message, some->events()[0]->payload);
+    some->derive(1, other, kind::message, "nobody listens");
     hub_.publish(some);
   };
   publish(101);
@@ -85,6 +86,39 @@ TEST_F(bus_fixture, derived_events_follow_their_base_event_and_are_no_history) {
   shard_.unsubscribe(both, "t\x1fview");
 }
 
+// A destination remembers what was found under its name; the channel may be forgotten and come anew all the same.
+TEST_F(bus_fixture, derived_events_find_whoever_is_there_now) {
+  destination to{"t\x1fview"};
+  std::uint64_t lsn = 100;
+  const auto publish = [&](std::string_view text) {
+    auto some = std::make_shared<batch>();
+    some->add("t", kind::message, payload_form::text, text, {epoch, ++lsn, 0}, 0);
+    some->derive(0, to, kind::message, some->events()[0]->payload);
+    hub_.publish(some);
+    turn();
+  };
+  publish("nobody");
+  shard other{hub_, encoders(), [] {}};
+  reader one, two, three;
+  shard_.subscribe(one, 0, "t\x1fview", from_now{}, "t");
+  publish("first");
+  other.subscribe(two, 0, "t\x1fview", from_now{}, "t");
+  publish("both");
+  shard_.unsubscribe(one);
+  publish("second");
+  other.deliver();
+  other.flush();
+  other.unsubscribe(two);
+  EXPECT_TRUE(std::ranges::none_of(hub_.summary(9), [](const auto& c) { return c.name != "t"; })) << "nobody is there: forgotten";
+  publish("nobody");
+  shard_.subscribe(three, 0, "t\x1fview", from_now{}, "t");
+  publish("third");
+  EXPECT_EQ(one.got, "first;both;");
+  EXPECT_EQ(two.got, "both;second;");
+  EXPECT_EQ(three.got, "third;");
+  shard_.unsubscribe(three);
+}
+
 TEST_F(bus_fixture, an_ended_channel_tells_its_readers_behind_everything_else) {
   struct ending : reader {
     void on_ended() override { ended = true; }
@@ -93,8 +127,9 @@ TEST_F(bus_fixture, an_ended_channel_tells_its_readers_behind_everything_else) {
   shard_.subscribe(r, 0, "t\x1fview", from_now{}, "t");
   auto some = std::make_shared<batch>();
   some->add("t", kind::message, payload_form::json, "1", {epoch, 101, 0}, 5);
-  some->derive(0, "t\x1fview", kind::message, "mine");
-  some->derive(0, "t\x1fview", kind::ended, "");
+  destination view{"t\x1fview"};
+  some->derive(0, view, kind::message, "mine");
+  some->derive(0, view, kind::ended, "");
   hub_.publish(some);
   shard_.deliver();
   EXPECT_TRUE(r.ended);
