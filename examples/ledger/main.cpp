@@ -68,18 +68,15 @@ int main(int argc, char** argv) try {
     int booked = 0;
     std::string last;
     books.run("begin");
-    for (int taken = 1;; ++taken) {
-      // What is missing cannot be booked, and a balance without it would be wrong. The position stays before the gap.
-      if (event->is_notice())
-        throw std::runtime_error{"payments may be missing, nothing is booked from here on: " + postbus::to_json(*event)};
+    for (int taken = 1; event && !event->is_notice(); ++taken) {
       last = event->position;
       if (books.run("select book($1)", postbus::to_json(*event)) == "t") ++booked;
-      if (taken == most_in_one_transaction || !payments.ready()) break;
-      event = payments.next(std::chrono::milliseconds{0});
-      if (!event) break;
+      event = taken < most_in_one_transaction && payments.ready() ? payments.next(std::chrono::milliseconds{0}) : std::nullopt;
     }
     books.run("commit");
-    std::cout << "booked " << booked << ", up to " << last << std::endl;
+    if (!last.empty()) std::cout << "booked " << booked << ", up to " << last << std::endl;
+    // What is missing cannot be booked, and a balance without it would be wrong. The position stays before the gap.
+    if (event) throw std::runtime_error{"payments may be missing, nothing is booked from here on: " + postbus::to_json(*event)};
   }
 } catch (const std::exception& failure) {
   std::cerr << "ledger: " << failure.what() << '\n';

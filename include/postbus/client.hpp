@@ -26,7 +26,11 @@ enum class link_state : std::uint8_t { connected, lost, ended };
 struct listen_options {
   /** Of streams: go on after what this consumer has acknowledged (client::ack); instead of `after`. */
   std::string consumer{};
-  std::string after{};        ///< "" or "now", "beginning" (the oldest event the gateway keeps), or a position
+  /**
+   * "" or "now", "beginning" (the oldest event the gateway keeps), or a position. One that is read from where the effects of
+   * events are stored in the same transaction makes those effects exact: examples/ledger.
+   */
+  std::string after{};
   /**
    * A file that remembers the position of each channel, so that the next run goes on where this one stopped. It wins
    * over `after`. Written (new file, fsync, rename, fsync of the folder) when the consumer has come back for more:
