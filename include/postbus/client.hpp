@@ -48,8 +48,8 @@ struct listen_options {
   bool maybe{};  ///< take also what cannot be known for sure, with "maybe":true in the payload
   /**
    * Of a table's channel: its rows first (kind `row`), then what they did not hold yet, then `live`, then every change. What
-   * comes before `live` has no position: a listener that is interrupted there starts over, and so does one that is given a
-   * `reset` without a position.
+   * comes before `live` has no position. A listener that is interrupted there, or cannot be resumed, is given a `reset` without a
+   * position, and the rows come again.
    */
   bool snapshot{};
 };
