@@ -26,7 +26,11 @@ enum class link_state : std::uint8_t { connected, lost, ended };
 struct listen_options {
   /** Of streams: go on after what this consumer has acknowledged (client::ack); instead of `after`. */
   std::string consumer{};
-  std::string after{};        ///< "" or "now", "beginning" (the oldest event the gateway keeps), or a position
+  /**
+   * "" or "now", "beginning" (the oldest event the gateway keeps), or a position. One that is read from where the effects of
+   * events are stored in the same transaction makes those effects exact: examples/ledger.
+   */
+  std::string after{};
   /**
    * A file that remembers the position of each channel, so that the next run goes on where this one stopped. It wins
    * over `after`. Written (new file, fsync, rename, fsync of the folder) when the consumer has come back for more:
@@ -44,8 +48,8 @@ struct listen_options {
   bool maybe{};  ///< take also what cannot be known for sure, with "maybe":true in the payload
   /**
    * Of a table's channel: its rows first (kind `row`), then what they did not hold yet, then `live`, then every change. What
-   * comes before `live` has no position: a listener that is interrupted there starts over, and so does one that is given a
-   * `reset` without a position.
+   * comes before `live` has no position. A listener that is interrupted there, or cannot be resumed, is given a `reset` without a
+   * position, and the rows come again.
    */
   bool snapshot{};
 };

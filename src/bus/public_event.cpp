@@ -10,7 +10,10 @@ std::string_view to_text(event_kind kind) noexcept {
 
 std::string to_json(const event& e) {
   std::string out = R"({"id":)";
-  append_json_string(out, e.position);
+  if (e.position.empty())
+    out += "null";  // of a snapshot, before `live`
+  else
+    append_json_string(out, e.position);
   out += R"(,"channel":)";
   append_json_string(out, e.channel);
   out += R"(,"kind":)";

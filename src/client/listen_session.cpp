@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/json_text.hpp"
 #include "client/event_text.hpp"
@@ -75,6 +76,7 @@ result<std::optional<event>> listen_session::received(std::string_view frame) {
     if (!c) return error{errc::protocol, "the gateway sent an event of a subscription that was never made"};
     c->over = c->over || (e->item.kind == event_kind::reset && e->item.position.empty());
     c->at = e->item.position;  // none in a snapshot: whoever is interrupted there starts over
+    c->partial = c->at.empty() && e->item.kind != event_kind::reset ? e->item.at : std::string{};
     return std::optional{std::move(e->item)};
   }
   if (auto* ok = std::get_if<confirmed_message>(&*parsed)) {
@@ -83,7 +85,13 @@ result<std::optional<event>> listen_session::received(std::string_view frame) {
     c->confirmed = true;
     if (c->at.empty() && after_ != "beginning") c->at = c->start = std::move(ok->position);
     if (--open_ == 0) attempts_ = 0;
-    return std::optional<event>{};
+    if (c->partial.empty()) return std::optional<event>{};
+    return std::optional{event{.position = {},
+                               .channel = c->name,
+                               .at = std::exchange(c->partial, {}),
+                               .payload = R"({"position":null,"reason":"snapshot"})",
+                               .kind = event_kind::reset,
+                               .is_json = true}};
   }
   auto& refusal = std::get<refused_message>(*parsed);
   if (const auto* c = find(refusal.id)) refusal.why.text = fmt::format("channel {}: {}", c->name, refusal.why.text);

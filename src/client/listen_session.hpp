@@ -66,6 +66,7 @@ private:
     std::string at;     ///< the last event's, or its start; empty: none yet
     std::string start;
     bool confirmed{};
+    std::string partial{};  ///< given of a snapshot that is not complete: the last event's time. Interrupted, that is told by a reset
     bool over{};  ///< told to start over: where it was first asked to begin does not count any more
   };
   channel* find(std::int64_t id);

@@ -165,7 +165,8 @@ remote::link_end listener::impl::hold(remote::websocket_link& link) {
       const std::lock_guard lock{guard};
       queued_bytes += size_of(*arrived);
       queue.push_back(std::move(*arrived));
-    } else if (session.confirmed() && !up) {
+    }
+    if (session.confirmed() && !up) {
       up = true;
       {
         const std::lock_guard lock{guard};

@@ -1,12 +1,20 @@
 // Browsers and their rules: the first article's three lines work; a page of another origin gets nowhere.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { launch, open } from './harness/browser.mjs';
-import { until } from './harness/program.mjs';
-import { setting, withOrders } from './harness/setting.mjs';
+import { run, until } from './harness/program.mjs';
+import { setting, source, withOrders } from './harness/setting.mjs';
 
-const here = setting({ prepare: withOrders });
+run(process.execPath, [fileURLToPath(source('web/build.mjs')), '--client']);
+const here = setting({
+  prepare: async (the) => {
+    await withOrders(the);
+    await the.sql("alter table orders replica identity full; insert into orders (customer, item, quantity, total) values ('Snap A', 'Stamp', 1, 1), ('Snap B', 'Stamp', 2, 1), ('Else', 'Stamp', 3, 1)");
+  },
+});
 let browser, elsewhere;
 before(async () => {
   browser = await launch();
@@ -52,6 +60,47 @@ test('EventSource resumes by itself after its connection was cut', async () => {
   here.psql("select postbus.post('news', 'two')");
   await page.waitForFunction(() => window.seen.includes('two'));
   assert.deepEqual(await page.evaluate(() => window.seen), ['one', 'two']);
+  await page.context().close();
+});
+
+test('the npm client shows a table: its rows, then every change, also over a cut connection', async () => {
+  const page = await open(browser, 'about:blank');
+  const client = readFileSync(fileURLToPath(source('web/client/dist/postbus.js')), 'utf8');
+  await page.route('**/postbus.js', (route) => route.fulfill({ contentType: 'text/javascript', body: client }));
+  await page.goto(here.gateway.url);
+  await page.evaluate(async () => {
+    const { connect } = await import('/postbus.js');
+    const sockets = [];
+    class Cuttable extends WebSocket { constructor(...how) { super(...how); sockets.push(this); } }
+    window.cut = () => sockets.at(-1).close(4999);
+    window.rows = new Map();
+    window.kinds = [];
+    window.bus = connect(location.origin, { WebSocket: Cuttable, backOff: { first: 20, longest: 200 } });
+    window.bus.subscribe('table:public.orders', {
+      snapshot: true,
+      where: "customer like 'Snap%'",
+      onEvent({ kind, payload }) {
+        window.kinds.push(kind);
+        if (kind === 'delete' || kind === 'leave') window.rows.delete(payload.data.id);
+        else if (kind !== 'live') window.rows.set(payload.data.id, payload.data);
+      },
+      onReset: () => window.rows.clear(),
+      onError: (error) => window.kinds.push(error.message),
+    });
+  });
+  const shows = () => page.evaluate(() => [...window.rows.values()].map((r) => `${r.customer}|${r.quantity}`).sort());
+  const holds = () => here.psql("select customer, quantity from orders where customer like 'Snap%' order by customer collate \"C\"").split('\n').filter(Boolean);
+  const agree = (what) => until(what, async () => assert.deepEqual(await shows(), holds()) ?? true);
+  await page.waitForFunction(() => window.kinds.some((k) => k === 'live' || k.includes(' ')));
+  assert.deepEqual(await page.evaluate(() => window.kinds), ['row', 'row', 'live']);
+  await agree('the rows');
+  here.psql("insert into orders (customer, item, quantity, total) values ('Snap C', 'Stamp', 3, 1); update orders set quantity = 9 where customer = 'Snap A'; delete from orders where customer = 'Snap B'");
+  await agree('the changes');
+  await page.evaluate(() => window.cut());
+  here.psql("insert into orders (customer, item, quantity, total) values ('Snap D', 'Stamp', 4, 1); update orders set customer = 'Other' where customer = 'Snap C'");
+  await agree('what was missed');
+  assert.deepEqual(await page.evaluate(() => window.kinds.filter((k) => k === 'row' || k === 'live')), ['row', 'row', 'live'], 'resumed, without the rows');
+  assert.deepEqual(page.errors, []);
   await page.context().close();
 });
 

@@ -49,6 +49,32 @@ TEST(listen_session, names_its_consumer_until_a_position_is_known) {
       << "what it was given and has not acknowledged is not given twice";
 }
 
+TEST(listen_session, tells_by_a_reset_that_an_interrupted_snapshot_begins_again) {
+  const std::string row = R"({"sub":1,"id":null,"channel":"table:public.o","kind":"row","at":"t","payload":{}})",
+                    begun = R"({"id":1,"ok":{}})";
+  listen_session session{{"table:public.o"}, "", {}, 1, {.snapshot = true}};
+  for (int i = 0; i < 2; ++i) {  // nothing was given yet: there is nothing to take back
+    session.opened();
+    EXPECT_FALSE(session.received(begun).value());
+    ASSERT_TRUE(session.ended(lost()));
+  }
+  session.opened();
+  EXPECT_FALSE(session.received(begun).value());
+  ASSERT_TRUE(session.received(row));
+  ASSERT_TRUE(session.ended(lost()));
+  session.opened();
+  const auto again = session.received(begun).value();
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(session.confirmed());
+  EXPECT_EQ(to_json(*again),
+            R"({"id":null,"channel":"table:public.o","kind":"reset","at":"t","payload":{"position":null,"reason":"snapshot"}})");
+  ASSERT_TRUE(session.received(row));
+  ASSERT_TRUE(session.received(message(1, p9, "live")));
+  ASSERT_TRUE(session.ended(lost()));
+  session.opened();
+  EXPECT_FALSE(session.received(ok(1, p9)).value()) << "complete: it resumes";
+}
+
 TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {
   listen_session session{{"a", "b"}, "now", {}, 1};
   session.opened();

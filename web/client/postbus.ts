@@ -10,9 +10,9 @@ export type Kind =
   | 'message' | 'insert' | 'update' | 'delete' | 'truncate' | 'row' | 'live' | 'enter' | 'leave' | 'schema' | 'task'
   | 'value' | 'gap' | 'reset';
 
-/** One event. `id` is its position: opaque, ordered, and what `after` takes. */
+/** One event. `id` is its position: opaque, ordered, and what `after` takes; null before the `live` of a snapshot. */
 export interface BusEvent<Payload = unknown> {
-  id: string;
+  id: string | null;
   channel: string;
   kind: Kind;
   /** Commit time, RFC 3339. */
@@ -36,8 +36,14 @@ export interface Change<Row = Record<string, unknown>> {
   xid: number;
 }
 
+/** Payload of kind `row`: one row of a snapshot. */
+export interface SnapshotRow<Row = Record<string, unknown>> { schema: string; table: string; action: 'ROW'; data: Row }
+/** Payload of kind `live`: how many rows there were. */
+export interface Live { rows: number }
+
 export interface Gap { from: string; to: string; reason: string }
-export interface Reset { position: string; reason: string }
+/** `position` is null where the connection broke in a snapshot, which starts over. */
+export interface Reset { position: string | null; reason: string }
 
 /** RFC 9457 problem details, as the gateway sends them. */
 export interface Problem { type?: string; title?: string; status?: number; detail?: string; [more: string]: unknown }
@@ -93,6 +99,12 @@ export interface SubscribeOptions<Payload> {
   columns?: string[];
   /** Take also what cannot be known for sure; such payloads carry `maybe: true`. */
   maybe?: boolean;
+  /**
+   * Of a table's channel: its rows first (kind `row`), with changes that they do not hold yet, then `live`, then every change. Nothing
+   * before `live` has an id. When it is interrupted there, or cannot be resumed, `onReset` is called (reason `snapshot`) and the rows
+   * come again. Together with `after` it resumes and gives no rows.
+   */
+  snapshot?: boolean;
   /** Resume after this position; `beginning` for the oldest event the gateway still has; from now on when left out. */
   after?: string;
   onEvent?: (event: BusEvent<Payload>) => void;
@@ -100,7 +112,10 @@ export interface SubscribeOptions<Payload> {
   onGap?: (gap: Gap) => void;
   /** Positions start anew: drop what was derived from earlier events. */
   onReset?: (reset: Reset) => void;
-  /** The gateway has confirmed the subscription (again, after each reconnect): nothing after `position` is missed. */
+  /**
+   * The gateway has confirmed the subscription (again, after each reconnect): nothing after `position` is missed. Empty where a snapshot
+   * begins: its position is that of `live`.
+   */
   onReady?: (position: string) => void;
   /** The gateway refused the subscription. It is over. */
   onError?: (error: BusError) => void;
@@ -108,13 +123,13 @@ export interface SubscribeOptions<Payload> {
 
 export interface Subscription {
   readonly channel: string;
-  /** The position after which it would resume: worth storing to resume in another process. */
+  /** The position after which it would resume: worth storing to resume in another process. None while a snapshot is not complete. */
   readonly position: string | undefined;
   close(): void;
 }
 
 interface Frame {
-  id?: number | string;
+  id?: number | string | null;
   sub?: number;
   ok?: { position?: string };
   error?: Problem;
@@ -135,6 +150,8 @@ interface Call {
 class Listener implements Subscription {
   position: string | undefined;
   number = 0;
+  /** Something of a snapshot was given that is not complete. */
+  partial = false;
   constructor(readonly channel: string, readonly options: SubscribeOptions<any>, private readonly leave: (l: Listener) => void) {
     this.position = options.after;
   }
@@ -253,13 +270,18 @@ export class Bus {
   }
 
   #enter(listener: Listener): void {
+    if (listener.partial) {
+      listener.partial = false;
+      listener.options.onReset?.({ position: null, reason: 'snapshot' });
+      if (!this.#listeners.has(listener)) return;  // closed by onReset
+    }
     const id = this.#next++;
     listener.number = id;
     this.#byNumber.set(id, listener);
     const frame: Record<string, unknown> = { id, op: 'subscribe', channel: listener.channel };
     if (listener.position !== undefined) frame.after = listener.position;
-    const { where, columns, maybe } = listener.options;
-    Object.assign(frame, { where, columns, maybe: maybe || undefined });
+    const { where, columns, maybe, snapshot } = listener.options;
+    Object.assign(frame, { where, columns, maybe: maybe || undefined, snapshot: snapshot || undefined });
     this.#socket!.send(JSON.stringify(frame));
   }
 
@@ -302,6 +324,10 @@ export class Bus {
     if (listener && frame.error?.code === 'table_changed') {
       this.#byNumber.delete(id);
       this.#enter(listener);  // the filter is read anew, and goes on after the last position
+    } else if (listener && frame.error?.code === 'start_over') {
+      this.#byNumber.delete(id);
+      listener.position = undefined;  // the reset has been told
+      this.#enter(listener);
     } else if (listener && frame.error) {
       this.#byNumber.delete(id);
       this.#listeners.delete(listener);
@@ -321,10 +347,11 @@ export class Bus {
 
   #deliver(listener: Listener, frame: Frame): void {
     const { id, channel, kind, at, payload } = frame;
-    listener.position = id as string;
+    listener.position = (id as string | null) ?? undefined;
+    listener.partial = id === null && kind !== 'reset';
     if (kind === 'gap') listener.options.onGap?.(payload as Gap);
     else if (kind === 'reset') listener.options.onReset?.(payload as Reset);
-    else listener.options.onEvent?.({ id: id as string, channel: channel!, kind: kind!, at: at!, payload });
+    else listener.options.onEvent?.({ id: id as string | null, channel: channel!, kind: kind!, at: at!, payload });
   }
 }
 

@@ -18,7 +18,7 @@ export interface LiveRow {
 }
 
 export type Entry =
-  | { at: Date; kind: 'change'; change: Change; id: string; summary: string }
+  | { at: Date; kind: 'change'; change: Change; id: string | null; summary: string }
   | { at: Date; kind: 'connection' | 'gap' | 'reset'; text: string };
 
 const entries_kept = 200;

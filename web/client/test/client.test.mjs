@@ -100,6 +100,56 @@ test('gap and reset have callbacks of their own and move the position', async (t
   assert.deepEqual(told, ['reconnect', 'new epoch', 'x']);
 });
 
+test('a snapshot that is interrupted starts over with a reset; after live it resumes', async (t) => {
+  const asked = [], told = [];
+  let over;
+  const done = new Promise((resolve) => { over = resolve; });
+  const row = (id, n) => ({ sub: id, id: null, channel: 'c', kind: 'row', at: event(0, 0).at, payload: n });
+  const url = await gateway(t, async (connection, socket, next) => {
+    const request = await next();
+    const { id } = request;
+    asked.push([request.snapshot, request.after]);
+    socket.say({ id, ok: connection === 4 ? { position: position(9) } : {} });
+    if (connection === 1) return socket.cut();
+    if (connection === 4) return socket.say(event(id, 9, 'end'));
+    socket.say(row(id, connection));
+    if (connection === 3) socket.say(event(id, 8, { rows: 1 }, 'live'));
+    socket.cut();
+  });
+  const bus = connect(url, quick);
+  t.after(() => bus.close());
+  const subscription = bus.subscribe('c', {
+    snapshot: true,
+    onEvent: (e) => { told.push([e.kind, e.id, subscription.position]); if (e.payload === 'end') over(); },
+    onReset: (r) => told.push(r),
+  });
+  await done;
+  assert.deepEqual(asked, [[true, undefined], [true, undefined], [true, undefined], [true, position(8)]]);
+  assert.deepEqual(told, [['row', null, undefined], { position: null, reason: 'snapshot' }, ['row', null, undefined],
+    ['live', position(8), position(8)], ['message', position(9), position(9)]]);
+});
+
+test('a snapshot that cannot go on is asked for again, and told as one reset', async (t) => {
+  const asked = [], told = [];
+  const url = await gateway(t, async (_connection, socket, next) => {
+    let { id, after } = await next();
+    asked.push(after);
+    socket.say({ id, ok: { position: position(1) } });
+    socket.say({ ...event(id, 0, { position: position(5), reason: 'snapshot' }, 'reset'), id: null });
+    socket.say({ id, error: { code: 'start_over', status: 410, detail: 'start over' } });
+    ({ id, after } = await next());
+    asked.push(after);
+    socket.say({ id, ok: {} });
+    socket.say(event(id, 6, { rows: 0 }, 'live'));
+  });
+  const bus = connect(url, quick);
+  t.after(() => bus.close());
+  await new Promise((resolve, reject) => {
+    bus.subscribe('c', { snapshot: true, after: position(1), onEvent: (e) => { told.push(e.kind); resolve(); }, onReset: (r) => told.push(r.reason), onError: reject });
+  });
+  assert.deepEqual([asked, told], [[position(1), undefined], ['snapshot', 'live']]);
+});
+
 test('a refused subscription is over, the others live on', async (t) => {
   const url = await gateway(t, async (_connection, socket, next) => {
     for (let i = 0; i < 2; ++i) {
