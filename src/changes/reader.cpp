@@ -3,16 +3,17 @@
 // 1. An ordinary session claims the epoch: as long as system identifier, timeline and database are the same, LSNs can be
 //    compared and the epoch stays. Where positions have lost their meaning all the same (a slot was lost, the WAL went
 //    backwards) it draws a new one.
-// 2. A replication session takes a slot (slot_keeper): the permanent one where the server bounds what a slot may keep, else
-//    a temporary one, which is made anew in every round.
-// 3. What is missing since the last round is told to every listener: nothing where the permanent slot goes on, a gap where a
+// 2. A replication session takes a slot (slot_keeper): the permanent one where the server bounds what a slot may keep, or a
+//    temporary copy of it while another gateway reads it; else a temporary one, which is made anew in every round.
+// 3. What is missing since the last round is told to every listener: nothing where the slot holds it, a gap where a
 //    slot was made anew, a reset in a new epoch. The first round begins the hub instead; where it goes on with a slot,
 //    what the slot still holds is read into the hub's history before listeners are let in (catching_up), so that they
 //    resume as if nobody had been away.
 // 4. Turns: take every frame that is there, publish at a bound and when the socket is dry, tell the server how far we
 //    are, wait. There is no wait and no round trip per message. Large transactions come while they run and are kept
 //    aside (streamed_transactions) until they commit.
-// 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over.
+// 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over. When the
+//    permanent slot that another gateway read is free (attendant): the same without a wait.
 //
 // What is acknowledged of a permanent slot lies behind what is applied (resume_window): the server keeps that much WAL for
 // listeners that resume after a restart. A round within one process goes on where the last one ended. Nor does it go beyond
@@ -78,6 +79,7 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
       attendant_{executor,
                  {.conninfo = options_.conninfo_direct,
                   .flush = options_.flush,
+                  .health_every = options_.look_after,
                   .poke = options_.poke,
                   .visibility = &visibility_,
                   .on_health = [this](const slot_health& health) { measured(health); }}},
@@ -162,7 +164,7 @@ asio::awaitable<result<>> reader::stream_once() {
   if (!started) co_return started;
   announce_start();
   retry_.succeeded();
-  attendant_.slot(stream_->slot());
+  attendant_.slot(stream_->slot(), slot_.held);
   {
     const std::scoped_lock lock{guard_};
     status_.slot = stream_->slot();
@@ -199,16 +201,12 @@ asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
   if (!claimed) co_return claimed.error();
   const auto epoch = number<std::uint32_t>(claimed->text(0, 0));
   some_xid_ = number<std::uint64_t>(claimed->text(0, 1));
-  const bool same = begun_ && epoch == epoch_;
+  const bool same = begun_ && epoch == last_applied_.epoch;
   epoch_ = epoch;
-  auto taken = co_await slots_.take(ordinary, *stream_, same && slot_.permanent ? resume_lsn_ : 0);
+  auto taken = co_await slots_.take(ordinary, *stream_, same ? resume_lsn_ : 0);
   if (!taken) co_return taken.error();
-  const bool was_permanent = std::exchange(slot_, *taken).permanent;
+  slot_ = std::move(*taken);
   if (slot_.lost) co_return co_await draw_epoch(ordinary);
-  if (same && stream_->start_lsn() < (slot_.goes_on && was_permanent ? resume_lsn_ : last_applied_.lsn)) {
-    log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
-    co_return co_await draw_epoch(ordinary);
-  }
   co_return result<>{};
 }
 
@@ -221,7 +219,8 @@ asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
 
 void reader::announce_start() {
   const auto at = assembler_.applied();
-  window_.begin(steady::now(), stream_->start_lsn());
+  const bool continues = begun_ && last_applied_.epoch == at.epoch && slot_.goes_on;
+  if (!continues) window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
     visibility_.restarted();
     catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;
@@ -229,7 +228,7 @@ void reader::announce_start() {
   } else if (last_applied_.epoch != at.epoch) {
     visibility_.restarted();
     hub_.announce_reset(at, "epoch");
-  } else if (!slot_.goes_on) {
+  } else if (!continues) {
     visibility_.restarted();
     metrics::add(metrics::counter::gaps_reconnect);
     hub_.announce_gap(last_applied_, at, "reconnect");
@@ -256,6 +255,11 @@ void reader::measured(const slot_health& health) {
     if (stream_) stream_->close();
     return;
   }
+  if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {
+    log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);
+    moves_over_ = true;
+    if (stream_) stream_->wake();
+  }
   if (!slot_.permanent) return;
   const auto verdict = slot_guard::judge(health, options_.guard);
   if (verdict.what == slot_guard::action::none) return;
@@ -270,13 +274,15 @@ void reader::measured(const slot_health& health) {
 }
 
 asio::awaitable<result<>> reader::follow() {
-  while (!stopped_) {
+  moves_over_ = false;
+  while (!stopped_ && !moves_over_) {
     auto drained = co_await drain();
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
-    // What was applied long ago leaves the window while nothing new comes, too.
-    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledge());
+    // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
+    const auto acknowledged = acknowledge();
+    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledged);
     auto waited = co_await stream_->wait(24h);
     if (!waited) co_return waited;
   }

@@ -12,6 +12,7 @@
 #include <charconv>
 
 #include "base/bytes.hpp"
+#include "embedded_sql.hpp"
 
 namespace postbus::postgres {
 namespace {
@@ -69,9 +70,20 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   co_return made;
 }
 
-void replication_stream::use_slot(std::string name, std::uint64_t lsn) {
+void replication_stream::use_slot(std::string name, std::uint64_t acknowledged) {
   slot_ = std::move(name);
-  start_lsn_ = applied_ = acknowledged_ = lsn;
+  start_lsn_ = applied_ = acknowledged_ = acknowledged;
+}
+
+asio::awaitable<result<>> replication_stream::copy_slot(std::string_view from, std::string name) {
+  const auto statement = fmt::format(fmt::runtime(embedded_sql::find("statements/changes/copy_slot.sql")),
+                                     fmt::arg("from", quote_literal(from)), fmt::arg("to", quote_literal(name)));
+  auto copied = co_await session_.execute(statement, options_.deadline);
+  if (!copied) co_return copied.error();
+  const auto place = copied->size() == 1 ? parse_lsn(copied->text(0, 0)) : std::nullopt;
+  if (!place) co_return broken_answer("pg_copy_logical_replication_slot");
+  use_slot(std::move(name), *place);
+  co_return result<>{};
 }
 
 asio::awaitable<result<>> replication_stream::create_slot(std::string name, lifetime l) {
