@@ -77,11 +77,12 @@ public:
 http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
 http_session::~http_session() { release_body(); }
 
-void http_session::begin() { arm(home().limits().idle_deadline); }
+void http_session::begin() { set_state(handshake_done() ? state::idle : state::handshaking); }
 
 void http_session::set_state(state next) {
   state_ = next;
   switch (next) {
+    case state::handshaking: arm(home().limits().header_deadline); break;  // once: who sends a byte now and then does not move it
     case state::idle: arm(home().limits().idle_deadline); break;
     case state::reading:
       in_body_ = false;
@@ -95,6 +96,12 @@ void http_session::set_state(state next) {
 
 void http_session::on_timer() {
   switch (state_) {
+    case state::handshaking:
+      if (handshake_done())
+        set_state(state::idle);
+      else
+        close();
+      break;
     case state::reading:
       last_ = true;
       fail({errc::request_timeout, "the request did not arrive in time"});
@@ -115,6 +122,7 @@ void http_session::on_timer() {
 void http_session::drain() {
   last_ = true;
   switch (state_) {
+    case state::handshaking:
     case state::idle: close(); break;
     case state::waiting: finish_wait(); break;
     case state::reading:
@@ -138,6 +146,7 @@ void http_session::on_end() {
       break;
     case state::discarding: close_after_out(); break;
     case state::waiting:  // has left: curl, browsers and proxies do not half-close, and nobody waits for minutes for them
+    case state::handshaking:
     case state::idle:
     case state::reading: close(); break;
   }
@@ -145,6 +154,7 @@ void http_session::on_end() {
 
 void http_session::on_bytes(std::span<char> bytes) {
   if (state_ == state::discarding) return;
+  if (state_ == state::handshaking) state_ = state::idle;
   unread_.append(bytes.data(), bytes.size());
   feed();
 }
