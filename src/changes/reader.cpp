@@ -260,6 +260,8 @@ void reader::measured(const slot_health& health) {
     moves_over_ = true;
     if (stream_) stream_->wake();
   }
+  metrics::set(metrics::gauge::resume_window_seconds,
+               slot_.permanent ? std::chrono::duration_cast<std::chrono::seconds>(window_.age(steady::now())).count() : 0);
   if (!slot_.permanent) return;
   const auto verdict = slot_guard::judge(health, options_.guard);
   if (verdict.what == slot_guard::action::none) return;

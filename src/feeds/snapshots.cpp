@@ -169,12 +169,14 @@ void snapshots::forget(const one& o) {
 
 asio::awaitable<void> snapshots::fill(std::shared_ptr<one> o) {
   o->deadline = steady::now() + settings_.deadline;
+  metrics::adjust(metrics::gauge::snapshots_waiting, 1);
   auto done = co_await wait_in_line(*o);
+  metrics::adjust(metrics::gauge::snapshots_waiting, -1);
   if (done) {
-    ++running_;
+    metrics::set(metrics::gauge::snapshots_reading, ++running_);
     done = co_await take(*o);
     o->session = nullptr;
-    --running_;
+    metrics::set(metrics::gauge::snapshots_reading, --running_);
     line_.cancel();
   }
   o->fill.reset();

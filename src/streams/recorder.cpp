@@ -233,7 +233,13 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
 
 void recorder::forget_recorded() {
   while (!queue_.empty() && mark_.epoch == epoch_ && queue_.front().lsn <= mark_.lsn) queue_.pop_front();
+  measure_lag();
   progress_.cancel();
+}
+
+void recorder::measure_lag() {
+  const auto oldest = queue_.empty() ? UINT64_MAX : queue_.front().lsn, latest = published();
+  metrics::set(metrics::gauge::stream_lag_bytes, latest > oldest ? static_cast<std::int64_t>(latest - oldest) : 0);
 }
 
 asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
@@ -384,8 +390,15 @@ asio::awaitable<void> recorder::maintain() {
     }
     if (session && !stopped_) {
       auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
-      if (found) summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+      if (found) {
+        summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+        metrics::set(metrics::gauge::streams, number<std::int64_t>(found->text(0, 1)));
+        metrics::set(metrics::gauge::stream_bytes, number<std::int64_t>(found->text(0, 2)));
+        metrics::set(metrics::gauge::stream_segments, number<std::int64_t>(found->text(0, 3)));
+        metrics::set(metrics::gauge::streams_past_bytes, number<std::int64_t>(found->text(0, 4)));
+      }
     }
+    measure_lag();
     // So that the next holder need not look for messages that nobody saw.
     if (leading_ && settled_ && queue_.empty() && steady::now() - noted_at >= settings_.note && *summary_.load() != "[]") {
       noted_at = steady::now();

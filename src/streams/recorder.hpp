@@ -95,6 +95,7 @@ private:
   boost::asio::awaitable<result<>> write(postgres::connection& session, std::uint64_t up_to);
   boost::asio::awaitable<void> sleep(steady::duration longest);
   void forget_recorded();
+  void measure_lag();
   std::uint64_t published() const;
   bool needs_settling() const { return epoch_ != 0 && !settled_; }
 

@@ -276,6 +276,16 @@ TEST(slot, a_broken_session_leaves_the_window_as_it_was) {
   EXPECT_THAT(told(rig, "a", start), ElementsAre("before", "after"));
 }
 
+TEST(slot, tells_in_metrics_how_far_back_it_reaches) {
+  database db;
+  change_rig rig{db, impatient};
+  rig.start();
+  rig.wait([] { return metrics::value(metrics::gauge::resume_window_seconds) >= 1; });
+  change_rig second{db, impatient};
+  second.start();
+  second.wait([] { return metrics::value(metrics::gauge::resume_window_seconds) == 0; });
+}
+
 TEST(slot, automatic_is_temporary_where_the_server_bounds_nothing) {
   cluster own{{{"max_slot_wal_keep_size", "-1"}}};
   database db{own};
