@@ -3,11 +3,11 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/backoff.hpp"
 
@@ -19,13 +19,6 @@ namespace asio = boost::asio;
 using postgres::parameter;
 
 constexpr auto statement_deadline = 5s;
-
-template <class Int = std::int64_t>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 }  // namespace
 

@@ -5,10 +5,10 @@
 
 #include <unistd.h>
 
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::changes {
@@ -25,13 +25,6 @@ constexpr auto look_again = 100ms;
 std::string temporary_name() {
   std::random_device random;
   return fmt::format("postbus_{}_{:08x}", ::getpid(), random());
-}
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
 }
 
 /** Has the slot read from `resume_lsn` on, where it holds that; what lies before its acknowledged place is not there any more. */

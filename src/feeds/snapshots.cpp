@@ -22,10 +22,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/catalog.hpp"
 #include "feeds/copied_row.hpp"
@@ -46,13 +46,6 @@ constexpr std::string_view feed_prefix = "table:";
 constexpr const char* session_settings =
     "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex "
     "-c client_encoding=UTF8 -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c synchronous_commit=local";
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 /** The statement with what stands for its {words}; what is filled in is not looked at again. */
 std::string filled_in(std::string_view statement, std::initializer_list<std::pair<std::string_view, std::string>> words) {

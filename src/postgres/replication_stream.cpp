@@ -12,6 +12,7 @@
 #include <charconv>
 
 #include "base/bytes.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::postgres {
@@ -64,8 +65,7 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   if (!identified) co_return identified.error();
   if (identified->size() != 1 || identified->columns() < 4) co_return broken_answer("IDENTIFY_SYSTEM");
   made.identity_.system_identifier = identified->text(0, 0);
-  const auto timeline = identified->text(0, 1);
-  std::from_chars(timeline.data(), timeline.data() + timeline.size(), made.identity_.timeline);
+  made.identity_.timeline = number<std::uint32_t>(identified->text(0, 1));
   made.identity_.database = identified->text(0, 3);
   co_return made;
 }

@@ -17,14 +17,14 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
-#include <boost/unordered/unordered_flat_set.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
+#include "changes/visibility.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/backoff.hpp"
 #include "streams/entry.hpp"
@@ -42,33 +42,6 @@ constexpr auto invisible_pause = 5ms;
 constexpr auto catching_up_pause = 20ms;
 constexpr std::size_t most_messages = 20'000;  // of one write
 constexpr std::size_t most_of_a_run = 4'096;
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
-
-/** What pg_current_snapshot() says: XMIN:XMAX:XIP,XIP,… */
-class snapshot {
-public:
-  explicit snapshot(std::string_view text) {
-    const auto first = text.find(':'), second = text.find(':', first + 1);
-    min_ = number<std::uint64_t>(text.substr(0, first));
-    max_ = number<std::uint64_t>(text.substr(first + 1, second - first - 1));
-    for (auto rest = text.substr(second + 1); !rest.empty();) {
-      const auto end = std::min(rest.find(','), rest.size());
-      running_.insert(number<std::uint64_t>(rest.substr(0, end)));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-  }
-  bool sees(std::uint64_t xid) const { return xid < min_ || (xid < max_ && !running_.contains(xid)); }
-
-private:
-  std::uint64_t min_{}, max_{};
-  boost::unordered_flat_set<std::uint64_t> running_;
-};
 
 /** Entries of one segment that follow one another. */
 struct place_run {
@@ -322,14 +295,15 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
 asio::awaitable<result<>> recorder::write(postgres::connection& session, std::uint64_t up_to) {
   auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
   if (!seen) co_return seen.error();
-  const snapshot visible{seen->text(0, 0)};
+  const auto visible = changes::snapshot::parse(seen->text(0, 0));
+  if (!visible) co_return visible.error();
   const auto epoch = epoch_;
   const bool asked = std::exchange(asked_, false);
   std::vector<place_run> runs;
   boost::unordered_flat_map<std::size_t, std::size_t> open;  // of each stream, its run in the making
   std::size_t transactions = 0, messages = 0;
   for (const auto& t : queue_) {
-    if (t.lsn > up_to || !t.whole || messages >= most_messages || !visible.sees(t.xid)) break;
+    if (t.lsn > up_to || !t.whole || messages >= most_messages || !visible->sees(t.xid)) break;
     for (const auto& m : t.messages) {
       const auto [found, fresh] = open.try_emplace(m.stream, runs.size());
       if (fresh || runs[found->second].segment != m.segment || runs[found->second].count >= most_of_a_run) {
