@@ -19,9 +19,8 @@ using testing::StartsWith;
 using testing_support::change_rig;
 using testing_support::cluster;
 using testing_support::database;
+using testing_support::permanent;
 using testing_support::session;
-
-void permanent(reader_options& o) { o.slot = {.wanted = slot_choice::permanent, .patience = 3s}; }
 
 std::string text_of(const bus::event_ref& e) { return std::string{e->payload}; }
 
@@ -78,7 +77,6 @@ TEST(slot, before_the_window_is_a_reset) {
     change_rig rig{db, [](reader_options& o) {
                      permanent(o);
                      o.window = {.age = 1s, .bytes = 50'000};
-                     o.pulse.feedback_every = 20ms;
                    }};
     rig.start();
     db.psql("select postbus.post('a', 'one')");
@@ -196,9 +194,9 @@ void wait_both(change_rig& one, change_rig& other, const std::function<bool()>& 
 }
 
 void impatient(reader_options& o) {
-  o.slot = {.wanted = slot_choice::permanent, .patience = 100ms};
+  permanent(o);
+  o.slot.patience = 100ms;
   o.look_after = 50ms;
-  o.pulse.feedback_every = 20ms;
 }
 
 TEST(slot, a_second_reader_reads_a_copy_and_takes_over_what_the_first_one_leaves) {

@@ -35,7 +35,7 @@ TEST(streams, keep_what_is_posted_and_deliver_it_live_in_commit_order) {
   EXPECT_EQ(events[0]->form, bus::payload_form::text);
   EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 's'"), "3");
   EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 'other'"), "0");
-  rig.wait([&] { return rig.recorder->leading() && rig.recorder->recorded().lsn >= events[2]->at.lsn; });
+  rig.catch_up_and_record(db);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "3");
   EXPECT_EQ(db.psql("select count from postbus.streams where channel = 's'"), "3");
 }
@@ -72,7 +72,7 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
   rig.start();
   db.psql("select postbus.create_stream('s'); select postbus.post('s', '1')");
   rig.payloads("s", 1);
-  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  rig.catch_up_and_record(db);
   db.psql("drop table postbus.messages_1");
   db.psql("select postbus.post('s', '2')");
   EXPECT_THAT(rig.payloads("s", 2), ElementsAre("1", "2"));
@@ -86,21 +86,19 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
 TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees) {
   database db;
   db.psql("select postbus.create_stream('s'); select postbus.post('s', 'unseen ' || n) from generate_series(1, 3) n");
-  bus::position seen;
   {
     change_rig rig{db};
     rig.start();
     db.psql("select postbus.post('s', 'seen')");
     rig.payloads("s", 1);
-    seen = rig.events("s")[0]->at;
-    rig.wait([&] { return rig.recorder->recorded().lsn >= seen.lsn; });
+    rig.catch_up_and_record(db);
   }
   db.psql("select postbus.post('s', 'unseen again')");
   change_rig rig{db};
   rig.start();
   db.psql("select postbus.post('s', 'last')");
   rig.payloads("s", 1);
-  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  rig.catch_up_and_record(db);
   EXPECT_EQ(
       db.psql(
           "select string_agg(m.payload, ', ' order by p.lsn, p.id, k) from postbus.stream_positions p, generate_series(0, p.count - 1) k "
