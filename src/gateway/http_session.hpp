@@ -92,6 +92,7 @@ private:
   void begin_waiting();
   void read_tables();
   void stop_waiting();
+  bool wait_is_over() const;
   void finish_wait();
 
   enum class state : std::uint8_t { handshaking, idle, reading, busy, waiting, discarding };
