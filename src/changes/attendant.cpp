@@ -3,11 +3,11 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/backoff.hpp"
 
@@ -20,13 +20,6 @@ using postgres::parameter;
 
 constexpr auto statement_deadline = 5s;
 
-template <class Int = std::int64_t>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
-
 }  // namespace
 
 attendant::attendant(asio::any_io_executor executor, settings given)
@@ -37,8 +30,9 @@ void attendant::stop() {
   timer_.cancel();
 }
 
-void attendant::slot(std::string name) {
+void attendant::slot(std::string name, std::string held) {
   slot_ = std::move(name);
+  held_ = std::move(held);
   next_health_ = {};
   timer_.cancel();
 }
@@ -134,7 +128,7 @@ asio::awaitable<result<>> attendant::ask_what_is_visible(postgres::connection& s
 }
 
 asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
-  const parameter parameters[] = {slot_};
+  const parameter parameters[] = {slot_, held_};
   auto health = co_await session.query(embedded_sql::find("statements/changes/slot_health.sql"), parameters, statement_deadline);
   if (!health) co_return health.error().code == errc::database ? result<>{} : result<>{health.error()};
   slot_health found;
@@ -143,6 +137,7 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
              .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
              .xmin_age = number<std::uint64_t>(health->text(0, 1)),
              .published = health->is_true(0, 3)};
+  if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
   metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));
   if (settings_.on_health) settings_.on_health(found);

@@ -33,8 +33,8 @@ public:
   boost::asio::awaitable<void> run();
   void stop();
 
-  /** The slot to look after; empty while there is none. */
-  void slot(std::string name);
+  /** The slot to look after; empty while there is none. `held`: the permanent one that another session holds; see slot_health::free_from. */
+  void slot(std::string name, std::string held = {});
   /** A commit was read; see flush_policy::arrived. */
   void arrived(steady::duration after, bool caught_up);
   /** The visibility may have a question earlier than it said. */
@@ -49,7 +49,7 @@ private:
 
   settings settings_;
   flush_policy policy_;
-  std::string slot_;
+  std::string slot_, held_;
   boost::asio::steady_timer timer_;
   steady::time_point next_health_{}, sleeping_until_{};
   bool poke_refused_{};

@@ -3,16 +3,17 @@
 // 1. An ordinary session claims the epoch: as long as system identifier, timeline and database are the same, LSNs can be
 //    compared and the epoch stays. Where positions have lost their meaning all the same (a slot was lost, the WAL went
 //    backwards) it draws a new one.
-// 2. A replication session takes a slot (slot_keeper): the permanent one where the server bounds what a slot may keep, else
-//    a temporary one, which is made anew in every round.
-// 3. What is missing since the last round is told to every listener: nothing where the permanent slot goes on, a gap where a
+// 2. A replication session takes a slot (slot_keeper): the permanent one where the server bounds what a slot may keep, or a
+//    temporary copy of it while another gateway reads it; else a temporary one, which is made anew in every round.
+// 3. What is missing since the last round is told to every listener: nothing where the slot holds it, a gap where a
 //    slot was made anew, a reset in a new epoch. The first round begins the hub instead; where it goes on with a slot,
 //    what the slot still holds is read into the hub's history before listeners are let in (catching_up), so that they
 //    resume as if nobody had been away.
-// 4. Turns: take every frame that is there, publish at a bound and when the socket is dry, tell the server how far we
-//    are, wait. There is no wait and no round trip per message. Large transactions come while they run and are kept
-//    aside (streamed_transactions) until they commit.
-// 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over.
+// 4. Turns (reader_turns.cpp): take every frame that is there, publish at a bound and when the socket is dry, tell the
+//    server how far we are, wait. There is no wait and no round trip per message. Large transactions come while they run
+//    and are kept aside (streamed_transactions) until they commit.
+// 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over. When the
+//    permanent slot that another gateway read is free (attendant): the same without a wait.
 //
 // What is acknowledged of a permanent slot lies behind what is applied (resume_window): the server keeps that much WAL for
 // listeners that resume after a restart. A round within one process goes on where the last one ended. Nor does it go beyond
@@ -26,14 +27,13 @@
 #include "changes/reader.hpp"
 
 #include <boost/asio/as_tuple.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::changes {
@@ -41,20 +41,11 @@ namespace {
 
 using namespace std::chrono_literals;
 namespace asio = boost::asio;
-namespace pgoutput = postgres::pgoutput;
 using postgres::parameter;
 
 constexpr auto statement_deadline = 10s;
-constexpr auto room_check = 5ms;
 /** A publication that was missing when the WAL was decoded, as the server says it. */
 constexpr std::string_view undefined_object = "42704";
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 }  // namespace
 
@@ -78,6 +69,7 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
       attendant_{executor,
                  {.conninfo = options_.conninfo_direct,
                   .flush = options_.flush,
+                  .health_every = options_.look_after,
                   .poke = options_.poke,
                   .visibility = &visibility_,
                   .on_health = [this](const slot_health& health) { measured(health); }}},
@@ -162,7 +154,7 @@ asio::awaitable<result<>> reader::stream_once() {
   if (!started) co_return started;
   announce_start();
   retry_.succeeded();
-  attendant_.slot(stream_->slot());
+  attendant_.slot(stream_->slot(), slot_.held);
   {
     const std::scoped_lock lock{guard_};
     status_.slot = stream_->slot();
@@ -199,16 +191,12 @@ asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
   if (!claimed) co_return claimed.error();
   const auto epoch = number<std::uint32_t>(claimed->text(0, 0));
   some_xid_ = number<std::uint64_t>(claimed->text(0, 1));
-  const bool same = begun_ && epoch == epoch_;
+  const bool same = begun_ && epoch == last_applied_.epoch;
   epoch_ = epoch;
-  auto taken = co_await slots_.take(ordinary, *stream_, same && slot_.permanent ? resume_lsn_ : 0);
+  auto taken = co_await slots_.take(ordinary, *stream_, same ? resume_lsn_ : 0);
   if (!taken) co_return taken.error();
-  const bool was_permanent = std::exchange(slot_, *taken).permanent;
+  slot_ = std::move(*taken);
   if (slot_.lost) co_return co_await draw_epoch(ordinary);
-  if (same && stream_->start_lsn() < (slot_.goes_on && was_permanent ? resume_lsn_ : last_applied_.lsn)) {
-    log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
-    co_return co_await draw_epoch(ordinary);
-  }
   co_return result<>{};
 }
 
@@ -221,7 +209,8 @@ asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
 
 void reader::announce_start() {
   const auto at = assembler_.applied();
-  window_.begin(steady::now(), stream_->start_lsn());
+  const bool continues = begun_ && last_applied_.epoch == at.epoch && slot_.goes_on;
+  if (!continues) window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
     visibility_.restarted();
     catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;
@@ -229,7 +218,7 @@ void reader::announce_start() {
   } else if (last_applied_.epoch != at.epoch) {
     visibility_.restarted();
     hub_.announce_reset(at, "epoch");
-  } else if (!slot_.goes_on) {
+  } else if (!continues) {
     visibility_.restarted();
     metrics::add(metrics::counter::gaps_reconnect);
     hub_.announce_gap(last_applied_, at, "reconnect");
@@ -256,6 +245,13 @@ void reader::measured(const slot_health& health) {
     if (stream_) stream_->close();
     return;
   }
+  if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {
+    log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);
+    moves_over_ = true;
+    if (stream_) stream_->wake();
+  }
+  metrics::set(metrics::gauge::resume_window_seconds,
+               slot_.permanent ? std::chrono::duration_cast<std::chrono::seconds>(window_.age(steady::now())).count() : 0);
   if (!slot_.permanent) return;
   const auto verdict = slot_guard::judge(health, options_.guard);
   if (verdict.what == slot_guard::action::none) return;
@@ -267,47 +263,6 @@ void reader::measured(const slot_health& health) {
   log::error("changes", "{}: the slot is given up and another one made; positions start anew", verdict.why);
   slots_.give_up();
   if (stream_) stream_->close();
-}
-
-asio::awaitable<result<>> reader::follow() {
-  while (!stopped_) {
-    auto drained = co_await drain();
-    if (!drained) co_return drained;
-    auto published = co_await publish();
-    if (!published) co_return published;
-    // What was applied long ago leaves the window while nothing new comes, too.
-    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledge());
-    auto waited = co_await stream_->wait(24h);
-    if (!waited) co_return waited;
-  }
-  co_return result<>{};
-}
-
-/** What the server may forget of the WAL: what neither resuming listeners nor the tables of streams need any more. */
-std::uint64_t reader::acknowledge() { return window_.acknowledge(steady::now(), options_.recorded ? options_.recorded() : UINT64_MAX); }
-
-/** Takes every frame that is here. */
-asio::awaitable<result<>> reader::drain() {
-  std::uint64_t bytes = 0;
-  for (;;) {
-    auto next = stream_->next();
-    if (!next) co_return next.error();
-    if (!*next) break;
-    const auto& frame = **next;
-    const auto* const data = std::get_if<pgoutput::xlog_data>(&frame);
-    if (data) bytes += data->payload.size();
-    auto taken =
-        data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
-    if (!taken) co_return taken;
-  }
-  metrics::add(metrics::counter::wal_bytes, bytes);
-  co_return result<>{};
-}
-
-void reader::note_streamed(const bus::batch& events) {
-  for (const auto* const e : events.events())
-    if (e->kind != bus::kind::message) visibility_.streamed(e->xid, e->at);  // messages are in no snapshot
-  attendant_.look();
 }
 
 asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {
@@ -324,109 +279,6 @@ asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64
     });
     co_await advanced_.async_wait(asio::as_tuple(asio::use_awaitable));
   }
-}
-
-asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
-  const bool was_open = assembler_.in_transaction();
-  auto wanted = assembler_.take(frame);
-  if (!wanted) co_return wanted.error();
-  if (assembler_.republished() && !assembler_.in_transaction()) {
-    slots_.poisoned();
-    co_return error{errc::unavailable,
-                    "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
-  }
-  if (!was_open && assembler_.in_transaction()) {
-    const auto& last = assembler_.last();
-    attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
-    caught_up_ = false;
-  } else if (!was_open && std::holds_alternative<pgoutput::keepalive>(frame)) {
-    caught_up_ = true;  // the server has sent all there is
-  }
-  if (*wanted == assembler::want::nothing) co_return result<>{};
-  co_return co_await act(wanted);
-}
-
-asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data) {
-  if (streamed_.in_block()) co_return streamed_.take(data.payload);
-  const auto change = pgoutput::decode(data.payload);
-  if (!change) co_return change.error();
-  if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
-  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change)) streamed_.abort(*abort);
-  if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);
-  co_return result<>{};
-}
-
-/** A streamed transaction has committed: takes it from where it was kept, and lets the loop turn between its pieces. */
-asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committed, unix_micros sent) {
-  auto kept = streamed_.take_out(committed.xid);
-  if (!kept) co_return kept.error();
-  caught_up_ = false;
-  if (!(*kept)->lost().empty()) co_return co_await act(assembler_.lose_streamed(committed.xid, committed.at));
-  auto begun = assembler_.begin_streamed(committed.xid, committed.at, sent);
-  if (!begun) co_return begun;
-  while (!stopped_) {
-    auto message = (*kept)->next();
-    if (!message) co_return message.error();
-    if (!*message) break;
-    auto wanted = assembler_.take_streamed(**message);
-    if (!wanted) co_return wanted.error();
-    if (*wanted == assembler::want::nothing) continue;
-    if (auto done = co_await act(wanted); !done) co_return done;
-    co_await asio::post(asio::use_awaitable);
-    if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
-  }
-  co_return co_await act(assembler_.end_streamed());
-}
-
-/** Does what the assembler wants before its next frame. */
-asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
-  if (!wanted) co_return wanted.error();
-  switch (*wanted) {
-    case assembler::want::nothing: co_return result<>{};
-    case assembler::want::resolve: co_return co_await rows_->resolve();
-    case assembler::want::publish: co_return co_await publish();
-    case assembler::want::announce: break;
-  }
-  if (auto published = co_await publish(); !published) co_return published;
-  const auto& lost = assembler_.lost();
-  metrics::add(metrics::counter::gaps_too_large);
-  log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
-  hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
-  visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before that gap
-  co_return result<>{};
-}
-
-/** Hands what is committed to the hub and waits until the hub has room. */
-asio::awaitable<result<>> reader::publish() {
-  const auto applied = assembler_.applied();
-  bool room = true;
-  if (auto ready = assembler_.committed()) {
-    metrics::add(metrics::counter::events_wal, ready->events().size());
-    note_streamed(*ready);
-    if (rows_) rows_->before_publish(*ready);
-    room = hub_.publish(std::move(ready));
-  }
-  if (applied > last_applied_) {
-    hub_.advance(applied);
-    advanced_.cancel();
-    window_.applied(steady::now(), assembler_.resume_lsn());
-    if (!slot_.permanent) stream_->applied(assembler_.resume_lsn(), assembler_.resume_lsn());
-    last_applied_ = applied;
-    look_whether_caught_up();
-    const auto& last = assembler_.last();
-    metrics::set(metrics::gauge::lag_micros, caught_up_ ? 0 : std::max<std::int64_t>(0, last.sent - last.committed));
-    const std::scoped_lock lock{guard_};
-    status_.applied = applied;
-    status_.last_commit = last.committed;
-  }
-  while (!room && !stopped_) {
-    timer_.expires_after(room_check);
-    co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
-    auto alive = co_await stream_->keep_alive();
-    if (!alive) co_return alive;
-    room = hub_.has_room();
-  }
-  co_return result<>{};
 }
 
 }  // namespace postbus::changes

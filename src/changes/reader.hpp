@@ -37,6 +37,7 @@ struct reader_options {
   spill_limits spill{};
   std::uint32_t decoding_kib{64 * 1024};  ///< see postgres::stream_options
   slot_guard::limits guard{};
+  steady::duration look_after{std::chrono::seconds{10}};  ///< between two looks at what the slot costs, and whether a permanent one is free
   steady::duration slot_deadline{std::chrono::seconds{60}};
 };
 
@@ -60,7 +61,7 @@ struct reader_status {
  * The one reader of what commits: keeps a slot streaming into the hub, and heals.
  *
  * Connects, claims the epoch of positions, takes a slot (slot_keeper), tells every listener what may be missing since the
- * last one (nothing where a permanent slot goes on, a gap where a temporary one was made anew, a reset where positions have
+ * last one (nothing where the slot holds it, a gap where one was made anew, a reset where positions have
  * lost their meaning), streams; when the session breaks, starts over after a wait (postgres::backoff). Reads no further
  * while the hub has no room; nothing else stops it.
  *
@@ -125,6 +126,7 @@ private:
   std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
   bool begun_{};  ///< the hub has been given a first position
   bool caught_up_{};  ///< the server had nothing more to send
+  bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free
   bool stopped_{};
 
   mutable std::mutex guard_;  // of status_

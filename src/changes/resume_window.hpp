@@ -29,6 +29,8 @@ public:
    * acknowledging would pass that commit over: so what is given is always a place at which something ended.
    */
   std::uint64_t acknowledge(steady::time_point now, std::uint64_t bound = UINT64_MAX);
+  /** How long ago what is acknowledged was applied. */
+  steady::duration age(steady::time_point now) const { return now - places_.front().at; }
   /** Gives the window up until now: the server is short of disk. */
   void release();
 

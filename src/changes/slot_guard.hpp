@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace postbus::changes {
@@ -10,6 +11,7 @@ struct slot_health {
   std::uint64_t keep_bytes{};      ///< max_slot_wal_keep_size; 0: without bound
   std::uint64_t xmin_age{};        ///< transactions since the oldest catalog rows that it keeps from vacuum
   bool published{true};            ///< the publication is there
+  std::optional<std::uint64_t> free_from{};  ///< the permanent slot was held by another session, and can be read from here on
 };
 
 /**

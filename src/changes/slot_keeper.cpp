@@ -5,10 +5,10 @@
 
 #include <unistd.h>
 
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::changes {
@@ -27,11 +27,11 @@ std::string temporary_name() {
   return fmt::format("postbus_{}_{:08x}", ::getpid(), random());
 }
 
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
+/** Has the slot read from `resume_lsn` on, where it holds that; what lies before its acknowledged place is not there any more. */
+bool begin_at(postgres::replication_stream& stream, std::uint64_t resume_lsn) {
+  const bool holds = resume_lsn == 0 || stream.start_lsn() <= resume_lsn;
+  stream.skip_to(resume_lsn);
+  return holds;
 }
 
 }  // namespace
@@ -74,10 +74,15 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
                                                                std::uint64_t resume_lsn) {
   const auto give_up_waiting = steady::now() + settings_.patience;
   past_.waited = false;
+  choice chosen;
   for (;;) {
-    choice chosen;
     auto facts = co_await ask(ordinary, chosen.flushed_lsn);
     if (!facts) co_return facts.error();
+    if (chosen.flushed_lsn < resume_lsn) {
+      log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
+      chosen.lost = true;
+      resume_lsn = 0;
+    }
     const auto plan = plan_slot(*facts, past_);
     if (!plan.why.empty() && plan.why != last_why_) log::warning("changes", "{}", plan.why);
     last_why_ = plan.why;
@@ -95,27 +100,36 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         continue;
       }
       case slot_plan::step::refuse: co_return error{errc::unsupported, plan.why};
+      case slot_plan::step::copy: {
+        chosen.held = facts->name;
+        auto copied = co_await stream.copy_slot(facts->name, temporary_name());
+        if (copied) {
+          chosen.goes_on = begin_at(stream, resume_lsn);
+          co_return chosen;
+        }
+        if (copied.error().code != errc::database) co_return copied.error();
+        log::warning("changes", "the slot {} cannot be copied ({}): a temporary one takes its place", facts->name, copied.error().detail);
+        [[fallthrough]];
+      }
       case slot_plan::step::temporary: {
         auto made = co_await make(ordinary, stream, temporary_name(), lifetime::session);
         if (!made) co_return made.error();
         co_return chosen;
       }
       case slot_plan::step::go_on: {
-        // What lies before the acknowledged place is not there any more: a resume from before it would lose that in silence.
         chosen.permanent = true;
-        chosen.goes_on = true;
-        chosen.lost = resume_lsn != 0 && facts->confirmed_lsn > resume_lsn;
         if (!facts->recorded)  // it was made, and its maker died before this
           if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
             co_return recorded.error();
-        stream.use_slot(facts->name, std::max(resume_lsn, facts->confirmed_lsn));
+        stream.use_slot(facts->name, facts->confirmed_lsn);
+        chosen.goes_on = begin_at(stream, resume_lsn);
         reader_pid_ = stream.backend_pid();
         co_return chosen;
       }
       case slot_plan::step::make_anew:
       case slot_plan::step::make: {
         chosen.permanent = true;
-        chosen.lost = plan.next == slot_plan::step::make_anew;
+        chosen.lost |= plan.next == slot_plan::step::make_anew;
         if (auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name); !dropped)
           co_return dropped.error();
         if (auto made = co_await make(ordinary, stream, facts->name, lifetime::permanent); !made) co_return made.error();

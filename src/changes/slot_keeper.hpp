@@ -18,19 +18,20 @@ class slot_keeper {
 public:
   struct settings {
     slot_choice wanted{slot_choice::automatic};
-    steady::duration patience{std::chrono::seconds{15}};  ///< for the one who reads the slot to leave: more than wal_sender_timeout
+    steady::duration patience{std::chrono::seconds{1}};  ///< for a session that was broken off to leave the slot; then it is copied
   };
   /** `waiting` is told whom or what a wait is for; safe to show. */
   slot_keeper(boost::asio::any_io_executor executor, settings given, std::function<void(std::string)> waiting);
 
   struct choice {
     bool permanent{};
-    bool goes_on{};               ///< it existed: what was committed since it was acknowledged comes first
-    bool lost{};                  ///< there was one before, and it is gone: positions must begin anew
+    bool goes_on{};               ///< nothing is missing: what it still holds, or all since `resume_lsn`, comes first
+    bool lost{};                  ///< what there was before is gone: positions must begin anew
+    std::string held{};           ///< the permanent slot, which another session reads
     std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
   };
   /**
-   * Readies a slot on `stream`. One that is gone on with is read from `resume_lsn`, 0: from where it was acknowledged.
+   * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged.
    * errc::timed_out: transactions that write keep a new slot waiting; errc::unsupported: see plan_slot's `refuse`.
    */
   boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream,

@@ -21,12 +21,15 @@ slot_plan plan_slot(const slot_facts& facts, const slot_past& past) {
   if (!facts.usable)
     return {temporary,
             fmt::format("there is a slot {} that is not Postbus's: select pg_drop_replication_slot('{}')", facts.name, facts.name)};
-  if (facts.active_pid != 0 && past.waited)
-    return {temporary,
-            fmt::format(
-                "the slot {} is read by another gateway (pid {} of the server); after that one this one must be restarted to take it over",
-                facts.name, facts.active_pid)};
-  if (facts.active_pid != 0) return {wait, fmt::format("the slot {} is still read by pid {} of the server", facts.name, facts.active_pid)};
+  if (facts.active_pid != 0) {
+    // One that is being made cannot be copied: it has no place yet.
+    if (!past.waited || facts.confirmed_lsn == 0)
+      return {wait, fmt::format("the slot {} is still read by pid {} of the server", facts.name, facts.active_pid)};
+    return {copy,
+            fmt::format("the slot {} is read by another gateway (pid {} of the server): this one reads a copy, and takes the slot over "
+                        "when it is free",
+                        facts.name, facts.active_pid)};
+  }
   if (facts.lost)
     return {make_anew,
             fmt::format("the server has invalidated the slot {}: it kept more WAL than max_slot_wal_keep_size allows", facts.name)};

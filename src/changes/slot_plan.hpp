@@ -25,7 +25,7 @@ struct slot_past {
   slot_choice wanted{slot_choice::automatic};
   bool poisoned{};   ///< its history cannot be decoded: the publication was dropped
   bool given_up{};   ///< it costs the server too much
-  bool waited{};     ///< for its reader, long enough
+  bool waited{};     ///< for its reader to leave, long enough
 };
 
 /** What to do next. I/O-free. */
@@ -34,7 +34,8 @@ struct slot_plan {
     go_on,        ///< read it from where it was acknowledged
     make,         ///< the first one
     make_anew,    ///< what the last one had is lost: positions begin anew; drop what is there first
-    wait,         ///< somebody reads it
+    wait,         ///< somebody reads it, or makes it
+    copy,         ///< somebody reads it: read a temporary copy of it
     temporary,    ///< read a temporary one
     refuse,       ///< nothing can be read until `why` is mended
   };

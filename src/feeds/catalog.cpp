@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/row_change.hpp"
 
@@ -24,13 +24,6 @@ constexpr auto deadline = 10s;
  * stream is made anew, which is told as a gap, rather than showing rows under options that have been replaced.
  */
 constexpr auto visibility_limit = 5s;
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 std::vector<std::string> names(std::string_view json) {
   std::vector<std::string> all;

@@ -22,10 +22,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/catalog.hpp"
 #include "feeds/copied_row.hpp"
@@ -46,13 +46,6 @@ constexpr std::string_view feed_prefix = "table:";
 constexpr const char* session_settings =
     "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex "
     "-c client_encoding=UTF8 -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c synchronous_commit=local";
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 /** The statement with what stands for its {words}; what is filled in is not looked at again. */
 std::string filled_in(std::string_view statement, std::initializer_list<std::pair<std::string_view, std::string>> words) {
@@ -169,12 +162,14 @@ void snapshots::forget(const one& o) {
 
 asio::awaitable<void> snapshots::fill(std::shared_ptr<one> o) {
   o->deadline = steady::now() + settings_.deadline;
+  metrics::adjust(metrics::gauge::snapshots_waiting, 1);
   auto done = co_await wait_in_line(*o);
+  metrics::adjust(metrics::gauge::snapshots_waiting, -1);
   if (done) {
-    ++running_;
+    metrics::set(metrics::gauge::snapshots_reading, ++running_);
     done = co_await take(*o);
     o->session = nullptr;
-    --running_;
+    metrics::set(metrics::gauge::snapshots_reading, --running_);
     line_.cancel();
   }
   o->fill.reset();

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/metrics.hpp"
+
 namespace postbus::feeds {
 namespace {
 
@@ -24,6 +26,7 @@ spool::spool(spool_space& space, std::string channel) : space_{space}, channel_{
 
 spool::~spool() {
   space_.held -= counted_;
+  metrics::adjust(metrics::gauge::snapshot_bytes, -static_cast<std::int64_t>(counted_));
   if (file_ >= 0) ::close(file_);
 }
 
@@ -63,6 +66,7 @@ result<> spool::seal() {
                                               space_.most)};
   }
   counted_ += made.size;
+  metrics::adjust(metrics::gauge::snapshot_bytes, static_cast<std::int64_t>(made.size));
   if (in_memory_ + made.size <= space_.memory) {
     in_memory_ += made.size;
     made.bytes = std::make_shared<const std::string>(std::exchange(open_, {}));

@@ -92,13 +92,14 @@ private:
   void begin_waiting();
   void read_tables();
   void stop_waiting();
+  bool wait_is_over() const;
   void finish_wait();
 
-  enum class state : std::uint8_t { idle, reading, busy, waiting, discarding };
+  enum class state : std::uint8_t { handshaking, idle, reading, busy, waiting, discarding };
   class waiter;
   void set_state(state next);
 
-  state state_{state::idle};
+  state state_{state::handshaking};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
   std::size_t body_reserved_{};  // of the loop's memory for bodies

@@ -56,6 +56,7 @@ protected:
 
   /** Reads until the socket is dry or reading is paused. */
   void read_some();
+  bool handshake_done() const { return socket_.handshake_done(); }
   /** No more will be written. */
   void shutdown_write() { socket_.shutdown_write(); }
   void pause_reading() { reading_paused_ = true; }

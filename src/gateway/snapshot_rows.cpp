@@ -27,6 +27,7 @@ snapshot_rows::outcome snapshot_rows::next(const std::function<void(const bus::e
   e.form = bus::payload_form::json;
   put(e);
   metrics::add(metrics::counter::events_out);
+  metrics::add(metrics::counter::snapshot_rows);
   return outcome::row;
 }
 

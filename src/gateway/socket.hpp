@@ -25,6 +25,8 @@ public:
   bool reads_in_parts() const { return tls_ != nullptr; }
   /** TLS: the last read cannot go on before the socket takes bytes (a handshake whose answer did not fit). */
   bool read_waits_for_write() const { return tls_ && tls_->stream.wants_write(); }
+  /** TLS: the handshake is over. */
+  bool handshake_done() const { return !tls_ || tls_->stream.handshake_done(); }
   /** No more will be written: sends what tells the peer so. */
   void shutdown_write();
 

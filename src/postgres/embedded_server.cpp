@@ -21,7 +21,6 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,19 +30,19 @@
 #include <fstream>
 #include <mutex>
 #include <optional>
-#include <sstream>
 #include <thread>
 
 #include "base/log.hpp"
 #include "postgres/child_process.hpp"
 #include "postgres/data_folder.hpp"
+#include "postgres/server_leftover.hpp"
+#include "postgres/server_words.hpp"
 
 namespace postbus::postgres {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 namespace {
 
-constexpr std::size_t log_limit = 8U << 20U;
 constexpr std::size_t remembered_output = 8192;
 
 /** What a cluster of ours is set to; ALTER SYSTEM overrides. */
@@ -53,117 +52,12 @@ constexpr std::pair<const char*, const char*> own_settings[] = {
     {"max_replication_slots", "16"}, {"max_wal_senders", "16"},         {"log_line_prefix", "'%m [%p] %q%u@%d '"},
 };
 
-/** The pid and the state of postmaster.pid (PostgreSQL: src/include/utils/pidfile.h); pid 0 when there is none. */
-struct pid_file {
-  pid_t pid{};
-  bool ready{};
-};
-
-pid_file read_pid_file(const fs::path& cluster) {
-  std::ifstream in{cluster / "postmaster.pid"};
-  pid_file found;
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    if (number == 1) found.pid = std::atoi(line.c_str());
-    if (number == 8) found.ready = line.starts_with("ready");
-  }
-  return found;
-}
-
-/** True when `pid` is a process that works in `cluster`: a postmaster and its children stand in their data folder. */
-bool works_in(pid_t pid, const fs::path& cluster) {
-  std::error_code fault;
-  const auto folder = fs::read_symlink(fmt::format("/proc/{}/cwd", pid), fault);
-  return !fault && fs::equivalent(folder, cluster, fault) && !fault;
-}
-
-bool anything_works_in(const fs::path& cluster) {
-  std::error_code fault;
-  for (const auto& entry : fs::directory_iterator{"/proc", fault})
-    if (const pid_t pid = std::atoi(entry.path().filename().c_str()); pid > 0 && works_in(pid, cluster)) return true;
-  return false;
-}
-
-/** Step 2. */
-result<> stop_leftover(const fs::path& cluster, steady::duration deadline) {
-  const auto [pid, ready] = read_pid_file(cluster);
-  if (pid <= 0) return {};
-  const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-  const bool alive = pidfd >= 0;
-  if (alive && works_in(pid, cluster)) {
-    log::warning("postgres", "a server (pid {}) was left behind by a gateway that was killed; shutting it down", pid);
-    for (const int number : {SIGINT, SIGQUIT, SIGKILL}) {
-      ::syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0);
-      pollfd waited{pidfd, POLLIN, 0};
-      if (::poll(&waited, 1, static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(deadline).count())) > 0) break;
-    }
-  } else if (alive && !anything_works_in(cluster)) {
-    ::unlink((cluster / "postmaster.pid").c_str());  // the number belongs to another program now; PostgreSQL would refuse to start
-  }
-  if (alive) ::close(pidfd);
-  return {};
-}
-
-/** The lines of a server's messages that say why it ended. */
-std::string causes(std::string_view output) {
-  std::string found;
-  std::istringstream lines{std::string{output}};
-  for (std::string line; std::getline(lines, line);)
-    for (const char* mark : {"FATAL: ", "PANIC: ", "ERROR: ", "error: ", "HINT: ", "could not "})
-      // A session's own failures ("user@database" in the prefix) did not end the server.
-      if (const auto at = line.find(mark); at != std::string::npos && line.rfind('@', at) == std::string::npos) {
-        found += (found.empty() ? "" : "\n") + line;
-        break;
-      }
-  return found;
-}
-
-/** Turns what a server program said into an error with the fix. */
-error explain(std::string what, const fs::path& folder, std::string_view output, std::uint16_t port) {
-  const auto has = [&](std::string_view text) { return output.find(text) != std::string_view::npos; };
-  if (has("No space left on device"))
-    return {
-        errc::io,
-        fmt::format("{}: the disk that holds '{}' is full; free some space or give another folder with --data DIR", what, folder.string()),
-        causes(output)};
-  if (has("Address already in use"))
-    return {errc::conflict,
-            fmt::format("{}: port {} of 127.0.0.1 is in use by another program; stop it or choose another port", what, port),
-            causes(output)};
-  if (has("Permission denied"))
-    return {errc::io,
-            fmt::format("{}: the server's user may not use '{}'; every folder above it must be open to it (/root is not); "
-                        "choose another one with --data DIR",
-                        what, folder.string()),
-            causes(output)};
-  return {errc::io, fmt::format("{}; its messages are in '{}'", what, (folder / "postgres.log").string()), causes(output)};
-}
-
 std::string quoted_setting(std::string_view value) {
   if (value.starts_with('\'')) return std::string{value};
   std::string out = "'";
   for (const char c : value) out += c == '\'' ? std::string{"''"} : std::string{c};
   return out + "'";
 }
-
-/** Appends to postgres.log; one older part is kept. */
-class message_log {
-public:
-  explicit message_log(fs::path path) : path_{std::move(path)} {}
-  void append(std::string_view bytes) {
-    if (bytes.empty()) return;
-    std::error_code ignored;
-    if (const auto size = fs::file_size(path_, ignored); !ignored && size > log_limit) fs::rename(path_, path_.string() + ".1", ignored);
-    // Opened for each piece: pieces are rare, and whoever moved the file away gets a new one.
-    const int fd = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) return;
-    if (::write(fd, bytes.data(), bytes.size()) < 0) ignored.clear();  // a full disk must not stop the supervisor
-    ::close(fd);
-  }
-
-private:
-  fs::path path_;
-};
 
 }  // namespace
 

@@ -13,8 +13,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 
 namespace postbus::postgres {
@@ -34,7 +34,7 @@ std::vector<migration> load() {
     if (!file.path.starts_with(folder)) continue;
     migration step{.name = file.path.substr(folder.size()), .sql = file.content, .breaking = file.content.starts_with("--! breaking")};
     step.name.remove_suffix(std::string_view{".sql"}.size());
-    std::from_chars(step.name.data(), step.name.data() + 4, step.number);
+    step.number = number<int>(step.name.substr(0, 4));
     found.push_back(step);
   }
   std::ranges::sort(found, {}, &migration::number);
@@ -80,9 +80,7 @@ asio::awaitable<result<std::vector<migration>>> run_steps(connection& session, b
   if (!prepared) co_return refused_step("bootstrap", prepared.error());
   const auto current = co_await session.query("select coalesce(max(number), 0) from postbus.migrations", {}, deadline);
   if (!current) co_return refused_step("bootstrap", current.error());
-  int version = 0;
-  const auto text = current->text(0, 0);
-  std::from_chars(text.data(), text.data() + text.size(), version);
+  const auto version = number<int>(current->text(0, 0));
   if (version > schema_version()) co_return newer(version);
   const schema_state state{.version = version, .pending = after(version)};
   if (version > 0 && state.breaking() && !allow_breaking) co_return check_schema(state).error();
@@ -116,9 +114,7 @@ asio::awaitable<result<schema_state>> read_schema(connection& session, steady::d
     if (state != "42P01" && state != "3F000") co_return why;  // undefined_table, invalid_schema_name
     co_return schema_state{.version = 0, .pending = after(0)};
   }
-  int version = 0;
-  const auto text = found->size() ? found->text(0, 0) : std::string_view{};
-  std::from_chars(text.data(), text.data() + text.size(), version);
+  const auto version = found->size() ? number<int>(found->text(0, 0)) : 0;
   co_return schema_state{.version = version, .pending = after(version)};
 }
 

@@ -12,6 +12,8 @@
 #include <charconv>
 
 #include "base/bytes.hpp"
+#include "base/number.hpp"
+#include "embedded_sql.hpp"
 
 namespace postbus::postgres {
 namespace {
@@ -63,15 +65,25 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   if (!identified) co_return identified.error();
   if (identified->size() != 1 || identified->columns() < 4) co_return broken_answer("IDENTIFY_SYSTEM");
   made.identity_.system_identifier = identified->text(0, 0);
-  const auto timeline = identified->text(0, 1);
-  std::from_chars(timeline.data(), timeline.data() + timeline.size(), made.identity_.timeline);
+  made.identity_.timeline = number<std::uint32_t>(identified->text(0, 1));
   made.identity_.database = identified->text(0, 3);
   co_return made;
 }
 
-void replication_stream::use_slot(std::string name, std::uint64_t lsn) {
+void replication_stream::use_slot(std::string name, std::uint64_t acknowledged) {
   slot_ = std::move(name);
-  start_lsn_ = applied_ = acknowledged_ = lsn;
+  start_lsn_ = applied_ = acknowledged_ = acknowledged;
+}
+
+asio::awaitable<result<>> replication_stream::copy_slot(std::string_view from, std::string name) {
+  const auto statement = fmt::format(fmt::runtime(embedded_sql::find("statements/changes/copy_slot.sql")),
+                                     fmt::arg("from", quote_literal(from)), fmt::arg("to", quote_literal(name)));
+  auto copied = co_await session_.execute(statement, options_.deadline);
+  if (!copied) co_return copied.error();
+  const auto place = copied->size() == 1 ? parse_lsn(copied->text(0, 0)) : std::nullopt;
+  if (!place) co_return broken_answer("pg_copy_logical_replication_slot");
+  use_slot(std::move(name), *place);
+  co_return result<>{};
 }
 
 asio::awaitable<result<>> replication_stream::create_slot(std::string name, lifetime l) {

@@ -43,13 +43,17 @@ public:
   enum class lifetime { session, permanent };
   /** Makes a slot; `name` is [a-z0-9_]+, at most 63 bytes. Waits until every transaction that writes at this moment has ended (errc::timed_out). */
   asio::awaitable<result<>> create_slot(std::string name, lifetime l);
-  /** Reads a slot that exists, from `lsn` on, which must not lie before what was acknowledged. In place of create_slot. */
-  void use_slot(std::string name, std::uint64_t lsn);
+  /** Copies a permanent slot that another session reads: a slot of this session's, acknowledged where that one is. In place of create_slot. */
+  asio::awaitable<result<>> copy_slot(std::string_view from, std::string name);
+  /** Reads a slot that exists and was acknowledged up to there. In place of create_slot. */
+  void use_slot(std::string name, std::uint64_t acknowledged);
+  /** Before `start`, after the above: begin at `lsn` where that is later. What was acknowledged stays. */
+  void skip_to(std::uint64_t lsn) { start_lsn_ = applied_ = std::max(start_lsn_, lsn); }
   /** Starts the flow from start_lsn(). errc::unsupported: no such publication, no logical WAL. */
   asio::awaitable<result<>> start();
 
   const system_identity& identity() const { return identity_; }
-  /** Everything that commits after this LSN will come; valid after create_slot or use_slot. */
+  /** Everything that commits after this LSN will come; valid once there is a slot. */
   std::uint64_t start_lsn() const { return start_lsn_; }
   const std::string& slot() const { return slot_; }
   int server_version() const { return session_.server_version(); }

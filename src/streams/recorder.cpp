@@ -17,14 +17,14 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
-#include <boost/unordered/unordered_flat_set.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <random>
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
+#include "changes/visibility.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/backoff.hpp"
 #include "streams/entry.hpp"
@@ -42,33 +42,6 @@ constexpr auto invisible_pause = 5ms;
 constexpr auto catching_up_pause = 20ms;
 constexpr std::size_t most_messages = 20'000;  // of one write
 constexpr std::size_t most_of_a_run = 4'096;
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
-
-/** What pg_current_snapshot() says: XMIN:XMAX:XIP,XIP,… */
-class snapshot {
-public:
-  explicit snapshot(std::string_view text) {
-    const auto first = text.find(':'), second = text.find(':', first + 1);
-    min_ = number<std::uint64_t>(text.substr(0, first));
-    max_ = number<std::uint64_t>(text.substr(first + 1, second - first - 1));
-    for (auto rest = text.substr(second + 1); !rest.empty();) {
-      const auto end = std::min(rest.find(','), rest.size());
-      running_.insert(number<std::uint64_t>(rest.substr(0, end)));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-  }
-  bool sees(std::uint64_t xid) const { return xid < min_ || (xid < max_ && !running_.contains(xid)); }
-
-private:
-  std::uint64_t min_{}, max_{};
-  boost::unordered_flat_set<std::uint64_t> running_;
-};
 
 /** Entries of one segment that follow one another. */
 struct place_run {
@@ -240,7 +213,13 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
 
 void recorder::forget_recorded() {
   while (!queue_.empty() && mark_.epoch == epoch_ && queue_.front().lsn <= mark_.lsn) queue_.pop_front();
+  measure_lag();
   progress_.cancel();
+}
+
+void recorder::measure_lag() {
+  const auto oldest = queue_.empty() ? UINT64_MAX : queue_.front().lsn, latest = published();
+  metrics::set(metrics::gauge::stream_lag_bytes, latest > oldest ? static_cast<std::int64_t>(latest - oldest) : 0);
 }
 
 asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
@@ -323,14 +302,15 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
 asio::awaitable<result<>> recorder::write(postgres::connection& session, std::uint64_t up_to) {
   auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
   if (!seen) co_return seen.error();
-  const snapshot visible{seen->text(0, 0)};
+  const auto visible = changes::snapshot::parse(seen->text(0, 0));
+  if (!visible) co_return visible.error();
   const auto epoch = epoch_;
   const bool asked = std::exchange(asked_, false);
   std::vector<place_run> runs;
   boost::unordered_flat_map<std::size_t, std::size_t> open;  // of each stream, its run in the making
   std::size_t transactions = 0, messages = 0;
   for (const auto& t : queue_) {
-    if (t.lsn > up_to || !t.whole || messages >= most_messages || !visible.sees(t.xid)) break;
+    if (t.lsn > up_to || !t.whole || messages >= most_messages || !visible->sees(t.xid)) break;
     for (const auto& m : t.messages) {
       const auto [found, fresh] = open.try_emplace(m.stream, runs.size());
       if (fresh || runs[found->second].segment != m.segment || runs[found->second].count >= most_of_a_run) {
@@ -393,8 +373,15 @@ asio::awaitable<void> recorder::maintain() {
     }
     if (session && !stopped_) {
       auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
-      if (found) summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+      if (found) {
+        summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
+        metrics::set(metrics::gauge::streams, number<std::int64_t>(found->text(0, 1)));
+        metrics::set(metrics::gauge::stream_bytes, number<std::int64_t>(found->text(0, 2)));
+        metrics::set(metrics::gauge::stream_segments, number<std::int64_t>(found->text(0, 3)));
+        metrics::set(metrics::gauge::streams_past_bytes, number<std::int64_t>(found->text(0, 4)));
+      }
     }
+    measure_lag();
     // So that the next holder need not look for messages that nobody saw.
     if (leading_ && settled_ && queue_.empty() && worth_a_note() && steady::now() - noted_at >= settings_.note &&
         *summary_.load() != "[]") {

@@ -96,6 +96,7 @@ private:
   boost::asio::awaitable<result<>> write(postgres::connection& session, std::uint64_t up_to);
   boost::asio::awaitable<void> sleep(steady::duration longest);
   void forget_recorded();
+  void measure_lag();
   std::uint64_t published() const;
   bool worth_a_note() const { return published() >= mark_.lsn + settings_.note_bytes; }
   bool needs_settling() const { return epoch_ != 0 && !settled_; }

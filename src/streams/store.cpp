@@ -13,6 +13,7 @@
 #include <charconv>
 
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/server_error.hpp"
 #include "streams/entry.hpp"
@@ -31,13 +32,6 @@ constexpr auto record_patience = 30s;
 constexpr std::uint64_t dense = 4;
 /** As in page.sql. */
 constexpr std::size_t most_runs = 4'000, most_of_a_run = 4'096;
-
-template <class Int>
-Int number(std::string_view text) {
-  Int value{};
-  std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
 
 /** A message's place, and where its row is to be found. */
 struct placed {

@@ -26,6 +26,12 @@
 
 namespace postbus::testing_support {
 
+/** For a rig's `adjust`: a permanent slot, whose server soon hears how far the reader is. */
+inline void permanent(changes::reader_options& o) {
+  o.slot = {.wanted = changes::slot_choice::permanent, .patience = std::chrono::seconds{3}};
+  o.pulse.feedback_every = std::chrono::milliseconds{20};
+}
+
 /** A reader of one database with feeds and mirror, and the hub it fills, on one loop that runs while something is awaited. */
 class change_rig {
 public:
@@ -97,6 +103,12 @@ public:
   void catch_up(const database& db) {
     const auto at = bus::parse_position(db.psql("select pg_logical_emit_message(true, 'other', ''); select postbus.position()")).value();
     wait([&] { return hub.head() >= at; });
+  }
+  /** As catch_up, and returns when the places of all stream messages among it are written down. */
+  void catch_up_and_record(const database& db) {
+    catch_up(db);
+    const auto head = hub.head();
+    wait([&] { return recorder->recorded() >= bus::position{head.epoch, head.lsn, 0}; });
   }
 
   boost::asio::io_context loop;

@@ -18,6 +18,7 @@ using namespace std::chrono_literals;
 using testing::ElementsAre;
 using testing_support::change_rig;
 using testing_support::database;
+using testing_support::permanent;
 using testing_support::session;
 
 struct told {
@@ -55,12 +56,6 @@ std::vector<told> live(const change_rig& rig, const std::string& channel) {
   return all;
 }
 
-void wait_recorded(change_rig& rig, const database& db) {
-  rig.catch_up(db);
-  const auto head = rig.hub.head();
-  rig.wait([&] { return rig.recorder->recorded() >= bus::position{head.epoch, head.lsn, 0}; });
-}
-
 /** Writers that overlap, with savepoints, rollbacks and commits far from where their ids were drawn. */
 void load(const std::string& url, int writer, int transactions) {
   session s{url};
@@ -91,7 +86,7 @@ TEST(replay, equals_live_delivery_whatever_order_commits_come_in) {
     });
   rig.wait([&] { return running == 0; });
   for (auto& w : writers) w.join();
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto expected = live(rig, "s");
   ASSERT_GT(expected.size(), 300u);
   EXPECT_NE(
@@ -128,7 +123,7 @@ TEST(replay, has_the_same_positions_after_another_gateway_took_over) {
   db.psql("select postbus.post('s', 'after')");
   second.payloads("s", 31);
   second.wait([&] { return second.recorder->leading(); });
-  wait_recorded(second, db);
+  second.catch_up_and_record(db);
   EXPECT_EQ(replay(second, "s", bus::from_beginning{}), live(second, "s"));
 }
 
@@ -142,7 +137,7 @@ TEST(replay, loses_nothing_to_a_gateway_that_dies_between_delivery_and_writing_d
     rig.wait([&] { return rig.recorder->leading(); });
     db.psql("select postbus.post('s', 'written down')");
     rig.payloads("s", 1);
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     session blocker{db.url()};
     blocker.psql("begin; lock table postbus.stream_positions in exclusive mode");
     db.psql("select postbus.post('s', 'delivered only')");
@@ -157,17 +152,12 @@ TEST(replay, loses_nothing_to_a_gateway_that_dies_between_delivery_and_writing_d
   }
   change_rig rig{db};
   rig.start();
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto kept = replay(rig, "s", bus::from_beginning{});
   ASSERT_EQ(kept.size(), 2u);
   EXPECT_EQ(kept[0], delivered[0]);
   EXPECT_EQ(kept[1].payload, "delivered only");
   EXPECT_GE(kept[1].position, delivered[1].position) << "a slot that is gone cannot tell its place again: it comes once more, never less";
-}
-
-void permanent(changes::reader_options& o) {
-  o.slot = {.wanted = changes::slot_choice::permanent, .patience = 3s};
-  o.pulse.feedback_every = 20ms;
 }
 
 bool is_acknowledged(const database& db, const change_rig& rig, const bus::position& at) {
@@ -191,7 +181,7 @@ TEST(replay, makes_the_server_keep_what_is_not_written_down_whatever_the_window_
     rig.wait([&] { return rig.recorder->leading(); });
     db.psql("select postbus.post('s', 'written down')");
     rig.payloads("s", 1);
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     delivered = live(rig, "s");
     rig.wait([&] { return is_acknowledged(db, rig, place_of(delivered[0])); });
     session blocker{db.url()};
@@ -214,7 +204,7 @@ TEST(replay, makes_the_server_keep_what_is_not_written_down_whatever_the_window_
   }
   change_rig rig{db, no_window};
   rig.start();
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), delivered) << "where it was delivered";
   rig.wait([&] { return is_acknowledged(db, rig, place_of(delivered[1])); });
 }
@@ -279,14 +269,14 @@ TEST(replay, is_the_same_when_a_restarted_gateway_reads_its_slot_again) {
     start = rig.hub.head();
     for (int i = 0; i < 20; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", i));
     rig.payloads("s", 20);
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     expected = live(rig, "s");
   }
   db.psql("select postbus.post('s', 'while nobody read')");
   change_rig rig{db, permanent};
   rig.start();
   EXPECT_FALSE(is_acknowledged(db, rig, place_of(expected[0]))) << "they are read again, or this test shows nothing";
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto kept = replay(rig, "s", bus::from_beginning{});
   ASSERT_EQ(kept.size(), 21u);
   EXPECT_TRUE(std::ranges::equal(std::span{kept}.first(20), expected));
@@ -317,13 +307,13 @@ TEST(replay, equals_live_delivery_of_a_transaction_that_comes_in_pieces) {
     EXPECT_EQ(
         db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot)),
         "t");
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     expected = live(rig, "s");
     EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), expected);
   }
   change_rig rig{db, small_pieces};
   rig.start();
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), expected);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "3002");
 }
@@ -345,7 +335,7 @@ TEST(replay, has_what_was_too_large_to_be_delivered) {
   const auto delivered = live(rig, "s");
   ASSERT_EQ(delivered.size(), 3u);
   EXPECT_EQ(delivered[1].kind, bus::kind::gap);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto kept = replay(rig, "s", place_of(delivered[0]));
   ASSERT_EQ(kept.size(), 3001u) << "who resumes from before the gap is given what it stood for";
   EXPECT_EQ(kept.back(), delivered[2]);
@@ -360,7 +350,7 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   for (int i = 0; i < 20; ++i) {
     db.psql(fmt::format("select postbus.post('s', (n + {})::text) from generate_series(0, 9) n", i * 10));
     rig.payloads("s", static_cast<std::size_t>(i + 1) * 10);
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     db.psql("select postbus.maintain_streams()");
   }
   const auto everything = live(rig, "s");
@@ -379,7 +369,7 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   db.psql("select postbus.create_stream('b', max_bytes => 1048576)");
   for (int i = 0; i < 30; ++i) {
     db.psql("select postbus.post('b', repeat('x', 1000) || random()) from generate_series(1, 100)");
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     db.psql("select postbus.maintain_streams()");
     EXPECT_EQ(db.psql("select past_bytes from postbus.streams where channel = 'b'"), "f");
   }
@@ -387,13 +377,13 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
 
   db.psql("select postbus.create_stream('a', keep => '1 hour'); select postbus.post('a', 'old')");
   rig.payloads("a", 1);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   db.psql(
       "update postbus.stream_segments set made_at = made_at - interval '20 minutes' where segment = (select segment from "
       "postbus.stream_channels where channel = 'a'); "
       "select postbus.maintain_streams(); select postbus.post('a', 'new')");
   rig.payloads("a", 2);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   EXPECT_EQ(replay(rig, "a", bus::from_beginning{}).size(), 2u);
   db.psql(
       "update postbus.stream_segments set closed_at = closed_at - interval '61 minutes' where closed_at is not null; select "
@@ -436,7 +426,7 @@ TEST(replay, drops_segments_under_load_without_keeping_posters_waiting) {
   for (auto& w : writers) w.join();
   rig.payloads("s", static_cast<std::size_t>(posted) + 1);
   EXPECT_LT(longest, 1000) << "milliseconds of the slowest post";
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   db.psql("select postbus.maintain_streams()");
   db.psql("select postbus.maintain_streams()");
   const auto kept = replay(rig, "s", bus::from_beginning{});
@@ -468,7 +458,7 @@ TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) {
     rig.start();
     db.psql("select postbus.post('s', n::text) from generate_series(1, 5) n");
     rig.payloads("s", 5);
-    wait_recorded(rig, db);
+    rig.catch_up_and_record(db);
     db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[2]->at)));
   }
   db.psql("select postbus.new_epoch()");
@@ -476,7 +466,7 @@ TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) {
   rig.start();
   db.psql("select postbus.post('s', '6')");
   rig.payloads("s", 1);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto kept = replay(rig, "s", bus::from_beginning{});
   ASSERT_EQ(kept.size(), 6u);
   for (std::size_t i = 0; i < 6; ++i) {
@@ -496,7 +486,7 @@ TEST(replay, holds_consumers_places) {
   db.psql("select postbus.create_stream('s')");
   db.psql("select postbus.post('s', n::text) from generate_series(1, 10) n");
   rig.payloads("s", 10);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   const auto events = live(rig, "s");
   EXPECT_EQ(db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", events[6].position)), "t");
   EXPECT_EQ(db.psql("select lag from postbus.consumers"), "3");

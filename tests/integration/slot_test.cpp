@@ -19,9 +19,8 @@ using testing::StartsWith;
 using testing_support::change_rig;
 using testing_support::cluster;
 using testing_support::database;
+using testing_support::permanent;
 using testing_support::session;
-
-void permanent(reader_options& o) { o.slot = {.wanted = slot_choice::permanent, .patience = 3s}; }
 
 std::string text_of(const bus::event_ref& e) { return std::string{e->payload}; }
 
@@ -78,7 +77,6 @@ TEST(slot, before_the_window_is_a_reset) {
     change_rig rig{db, [](reader_options& o) {
                      permanent(o);
                      o.window = {.age = 1s, .bytes = 50'000};
-                     o.pulse.feedback_every = 20ms;
                    }};
     rig.start();
     db.psql("select postbus.post('a', 'one')");
@@ -179,23 +177,111 @@ TEST(slot, a_publication_that_was_dropped_poisons_it_and_another_is_made) {
   rig.wait([&] { return !told(rig, "table:public.t", {anew.epoch, 1, 0}).empty(); });
 }
 
-TEST(slot, a_second_reader_takes_a_temporary_one) {
-  database db;
-  change_rig first{db, permanent};
-  first.start();
-  change_rig second{db, [](reader_options& o) { o.slot = {.wanted = slot_choice::permanent, .patience = 200ms}; }};
-  std::size_t turns = 0;
-  // The first one lives on: its loop turns while the second waits.
-  boost::asio::co_spawn(second.loop, second.reader->run(), [](std::exception_ptr) {});
-  second.wait([&] {
-    first.loop.poll();
-    ++turns;
-    return second.reader->status().ready();
+/** Whether the reader of the permanent slot has told the server that it is that far. */
+bool fed_back(const database& db, const bus::position& at) {
+  return db.psql(fmt::format("select coalesce(bool_or(r.write_lsn >= '0/0'::pg_lsn + {}), false) from pg_stat_replication r join "
+                             "pg_replication_slots s on s.active_pid = r.pid where s.database = current_database() and not s.temporary",
+                             at.lsn)) == "t";
+}
+
+/** Runs both until `holds()`. */
+void wait_both(change_rig& one, change_rig& other, const std::function<bool()>& holds) {
+  one.wait([&] {
+    other.loop.restart();
+    other.loop.poll();
+    return holds();
   });
-  EXPECT_FALSE(second.reader->status().permanent);
+}
+
+void impatient(reader_options& o) {
+  permanent(o);
+  o.slot.patience = 100ms;
+  o.look_after = 50ms;
+}
+
+TEST(slot, a_second_reader_reads_a_copy_and_takes_over_what_the_first_one_leaves) {
+  database db;
+  change_rig first{db, impatient};
+  first.start();
+  const auto start = first.hub.head();
+  db.psql("select postbus.post('a', 'before it came')");
+  first.payloads("a", 1);
+  auto second = std::make_unique<change_rig>(db, impatient);
+  second->start();
+  EXPECT_FALSE(second->reader->status().permanent);
   EXPECT_TRUE(first.reader->status().permanent);
-  second.reader->stop();
-  second.wait([&] { return second.reader->status().state == reader_state::stopped; });
+  db.psql("select postbus.post('a', 'both read')");
+  wait_both(first, *second, [&] { return told(first, "a", start).size() == 2 && told(*second, "a", start).size() == 2; });
+  EXPECT_EQ(places(*second, "a", start), places(first, "a", start));
+
+  session open{db.url()};
+  open.psql("begin; select postbus.post('a', 'committed by then')");
+  first.stop();
+  db.psql("select postbus.post('a', 'nobody holds it')");
+  open.psql("commit");
+  second->wait([&] { return second->reader->status().permanent && second->reader->status().ready(); });
+  db.psql("select postbus.post('a', 'taken over')");
+  second->wait([&] { return told(*second, "a", start).size() >= 5; });
+  const std::vector<std::string> all{"before it came", "both read", "nobody holds it", "committed by then", "taken over"};
+  EXPECT_EQ(told(*second, "a", start), all) << "nothing missing, nothing twice, no gap";
+  EXPECT_EQ(second->reader->status().reconnects, 0u);
+
+  // Nor is the window given up by it: another one still finds in the slot what the first one had read.
+  second->wait([&] { return fed_back(db, places(*second, "a", start).back()); });
+  const auto places_before = places(*second, "a", start);
+  second.reset();
+  change_rig third{db, permanent};
+  third.start();
+  EXPECT_EQ(told(third, "a", start), all);
+  EXPECT_EQ(places(third, "a", start), places_before);
+}
+
+TEST(slot, two_readers_miss_nothing_when_their_sessions_break) {
+  cluster own;
+  database db{own};
+  change_rig first{db, impatient}, second{db, impatient};
+  first.start();
+  const auto start = first.hub.head();
+  second.start();
+  db.psql("select postbus.post('a', 'before')");
+  wait_both(first, second, [&] { return told(first, "a", start).size() == 1 && told(second, "a", start).size() == 1; });
+  // Whichever comes back first has the permanent slot.
+  own.kill_postmaster();
+  db.psql("select postbus.post('a', 'after')");
+  wait_both(first, second, [&] { return told(first, "a", start).size() >= 2 && told(second, "a", start).size() >= 2; });
+  EXPECT_THAT(told(first, "a", start), ElementsAre("before", "after"));
+  EXPECT_THAT(told(second, "a", start), ElementsAre("before", "after"));
+  EXPECT_NE(first.reader->status().permanent, second.reader->status().permanent);
+}
+
+TEST(slot, a_broken_session_leaves_the_window_as_it_was) {
+  database db;
+  bus::position start;
+  {
+    change_rig rig{db, impatient};
+    rig.start();
+    start = rig.hub.head();
+    db.psql("select postbus.post('a', 'before')");
+    rig.payloads("a", 1);
+    db.psql("select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()");
+    rig.wait([&] { return rig.reader->status().reconnects > 0 && rig.reader->status().ready(); });
+    db.psql("select postbus.post('a', 'after')");
+    rig.payloads("a", 2);
+    rig.wait([&] { return fed_back(db, rig.events("a").back()->at); });
+  }
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_THAT(told(rig, "a", start), ElementsAre("before", "after"));
+}
+
+TEST(slot, tells_in_metrics_how_far_back_it_reaches) {
+  database db;
+  change_rig rig{db, impatient};
+  rig.start();
+  rig.wait([] { return metrics::value(metrics::gauge::resume_window_seconds) >= 1; });
+  change_rig second{db, impatient};
+  second.start();
+  second.wait([] { return metrics::value(metrics::gauge::resume_window_seconds) == 0; });
 }
 
 TEST(slot, automatic_is_temporary_where_the_server_bounds_nothing) {

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "base/metrics.hpp"
 #include "bus/shard.hpp"
 #include "change_rig.hpp"
 #include "feeds/snapshots.hpp"
@@ -306,6 +307,34 @@ TEST(snapshot, is_shared_while_it_is_filled) {
   ASSERT_EQ(progress.size(), 1u);
   EXPECT_EQ(progress[0].rows, 1000u);
   EXPECT_TRUE(progress[0].complete);
+}
+
+TEST(snapshot, tells_in_metrics_what_is_under_way) {
+  const auto gauge = [](metrics::gauge of) { return metrics::value(of); };
+  database db;
+  db.psql("create table t(id int primary key, v int); create table u(id int primary key, v int); select postbus.watch('u')");
+  snapshot_rig rig{db, [](snapshots::settings& s) { s.at_once = 1; }};
+  const auto rows_before = metrics::value(metrics::counter::snapshot_rows);
+  session early{db.url()};
+  early.psql("begin; insert into t select i, i from generate_series(1, 100) i");  // the first one waits for its end
+  db.psql("select postbus.watch('t')");
+  copy_of_table t{rig, "table:public.t"}, u{rig, "table:public.u"};
+  int begun = 0;
+  for (auto* const copy : {&t, &u}) {
+    asio::co_spawn(rig.loop, rig.rows->open(copy->channel, nullptr), [&, copy](std::exception_ptr, auto opened) {
+      copy->given = std::make_unique<gateway::snapshot_rows>(std::move(opened).value(), [copy] { ++copy->rung; });
+      ++begun;
+    });
+    rig.wait([&] { return gauge(metrics::gauge::snapshots_reading) == 1 && gauge(metrics::gauge::snapshots_waiting) == (copy == &u); });
+  }
+  early.psql("commit");
+  rig.wait([&] { return begun == 2 && rig.fills == 0; });
+  EXPECT_EQ(gauge(metrics::gauge::snapshots_reading), 0);
+  EXPECT_EQ(gauge(metrics::gauge::snapshots_waiting), 0);
+  EXPECT_GT(gauge(metrics::gauge::snapshot_bytes), 100) << "nobody has taken them yet";
+  rig.wait([&] { return t.advance() && u.advance(); });
+  EXPECT_EQ(gauge(metrics::gauge::snapshot_bytes), 0);
+  EXPECT_EQ(metrics::value(metrics::counter::snapshot_rows), rows_before + 100);
 }
 
 TEST(snapshot, has_what_was_written_before_the_table_was_watched) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/metrics.hpp"
 #include "change_rig.hpp"
 
 namespace postbus {
@@ -34,7 +35,7 @@ TEST(streams, keep_what_is_posted_and_deliver_it_live_in_commit_order) {
   EXPECT_EQ(events[0]->form, bus::payload_form::text);
   EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 's'"), "3");
   EXPECT_EQ(db.psql("select count(*) from postbus.messages where channel = 'other'"), "0");
-  rig.wait([&] { return rig.recorder->leading() && rig.recorder->recorded().lsn >= events[2]->at.lsn; });
+  rig.catch_up_and_record(db);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "3");
   EXPECT_EQ(db.psql("select count from postbus.streams where channel = 's'"), "3");
 }
@@ -110,7 +111,7 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
   rig.start();
   db.psql("select postbus.create_stream('s'); select postbus.post('s', '1')");
   rig.payloads("s", 1);
-  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  rig.catch_up_and_record(db);
   db.psql("drop table postbus.messages_1");
   db.psql("select postbus.post('s', '2')");
   EXPECT_THAT(rig.payloads("s", 2), ElementsAre("1", "2"));
@@ -124,26 +125,48 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
 TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees) {
   database db;
   db.psql("select postbus.create_stream('s'); select postbus.post('s', 'unseen ' || n) from generate_series(1, 3) n");
-  bus::position seen;
   {
     change_rig rig{db};
     rig.start();
     db.psql("select postbus.post('s', 'seen')");
     rig.payloads("s", 1);
-    seen = rig.events("s")[0]->at;
-    rig.wait([&] { return rig.recorder->recorded().lsn >= seen.lsn; });
+    rig.catch_up_and_record(db);
   }
   db.psql("select postbus.post('s', 'unseen again')");
   change_rig rig{db};
   rig.start();
   db.psql("select postbus.post('s', 'last')");
   rig.payloads("s", 1);
-  rig.wait([&] { return rig.recorder->recorded().lsn >= rig.events("s")[0]->at.lsn; });
+  rig.catch_up_and_record(db);
   EXPECT_EQ(
       db.psql(
           "select string_agg(m.payload, ', ' order by p.lsn, p.id, k) from postbus.stream_positions p, generate_series(0, p.count - 1) k "
           "join postbus.messages m on true where m.id = ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint"),
       "unseen 1, unseen 2, unseen 3, seen, unseen again, last");
+}
+
+TEST(streams, tell_in_metrics_what_they_take_and_how_far_behind_their_places_are) {
+  const auto gauge = [](metrics::gauge of) { return metrics::value(of); };
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s', max_bytes => 1048576), postbus.create_stream('t')");
+  rig.wait([&] { return rig.recorder->leading(); });
+  session keeps{db.url()};  // the places from being written down, and the bounds from being kept
+  keeps.psql("begin; select from postbus.stream_recorder for update; select pg_advisory_xact_lock(1886352244, 1835101285)");
+  for (int i = 0; i < 2; ++i)
+    db.psql("select postbus.post('s', (select string_agg(md5(random()::text), '') from generate_series(1, 20000)))");
+  rig.payloads("s", 2);
+  bool ended = false;
+  boost::asio::co_spawn(rig.loop, rig.recorder->maintain(), [&ended](std::exception_ptr) { ended = true; });
+  rig.wait([&] { return gauge(metrics::gauge::streams) == 2 && gauge(metrics::gauge::stream_lag_bytes) > 600'000; });
+  EXPECT_EQ(gauge(metrics::gauge::streams_past_bytes), 1);
+  EXPECT_EQ(gauge(metrics::gauge::stream_segments), 2);
+  EXPECT_GT(gauge(metrics::gauge::stream_bytes), 1'200'000);
+  keeps.psql("rollback");
+  rig.wait([&] { return gauge(metrics::gauge::stream_lag_bytes) == 0; });
+  rig.recorder->stop();
+  rig.wait([&] { return ended; });
 }
 
 }  // namespace

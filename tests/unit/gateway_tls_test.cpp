@@ -108,5 +108,19 @@ TEST_F(gateway_tls, plain_http_gets_no_answer_and_harms_nobody) {
   EXPECT_TRUE(c.read_until("ok\n").ends_with("ok\n"));
 }
 
+TEST(gateway_tls_deadline, a_handshake_that_does_not_end_is_given_up_and_a_quiet_client_is_not) {
+  using namespace std::chrono_literals;
+  auto o = gateway_tls::options();
+  o.limits.header_deadline = 300ms;
+  memory_gateway g{o};
+  tls_client quiet{g.port()};  // a browser that connects ahead of need
+  raw_client silent{g.port()}, begun{g.port()};
+  begun.send({"\x16\x03\x01\x02\x00\x01", 6});
+  EXPECT_EQ(silent.read_all(), "");
+  EXPECT_EQ(begun.read_all(), "");
+  quiet.send({"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"});
+  EXPECT_TRUE(quiet.read_until("ok\n").ends_with("ok\n"));
+}
+
 }  // namespace
 }  // namespace postbus::test

@@ -52,12 +52,14 @@ TEST(slot_plan, makes_another_of_what_cannot_be_read) {
   EXPECT_EQ(next(facts), step::make_anew);
 }
 
-TEST(slot_plan, waits_for_its_reader_and_then_takes_a_temporary_one) {
+TEST(slot_plan, waits_for_its_reader_and_then_takes_a_copy) {
   auto facts = there();
   facts.active_pid = 42;
   EXPECT_EQ(next(facts), step::wait);
   EXPECT_THAT(plan_slot(facts, {}).why, HasSubstr("42"));
-  EXPECT_EQ(next(facts, {.waited = true}), step::temporary);
+  EXPECT_EQ(next(facts, {.waited = true}), step::copy);
+  facts.confirmed_lsn = 0;
+  EXPECT_EQ(next(facts, {.waited = true}), step::wait) << "it is being made: there is nothing to copy yet";
 }
 
 TEST(slot_plan, touches_no_slot_of_others) {

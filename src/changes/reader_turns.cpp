@@ -1,0 +1,167 @@
+// A round's turns: see point 4 of reader.cpp.
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/log.hpp"
+#include "base/metrics.hpp"
+#include "changes/reader.hpp"
+
+namespace postbus::changes {
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+namespace pgoutput = postgres::pgoutput;
+
+constexpr auto room_check = 5ms;
+
+}  // namespace
+
+asio::awaitable<result<>> reader::follow() {
+  moves_over_ = false;
+  while (!stopped_ && !moves_over_) {
+    auto drained = co_await drain();
+    if (!drained) co_return drained;
+    auto published = co_await publish();
+    if (!published) co_return published;
+    // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
+    const auto acknowledged = acknowledge();
+    if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledged);
+    auto waited = co_await stream_->wait(24h);
+    if (!waited) co_return waited;
+  }
+  co_return result<>{};
+}
+
+/** What the server may forget of the WAL: what neither resuming listeners nor the tables of streams need any more. */
+std::uint64_t reader::acknowledge() { return window_.acknowledge(steady::now(), options_.recorded ? options_.recorded() : UINT64_MAX); }
+
+/** Takes every frame that is here. */
+asio::awaitable<result<>> reader::drain() {
+  std::uint64_t bytes = 0;
+  for (;;) {
+    auto next = stream_->next();
+    if (!next) co_return next.error();
+    if (!*next) break;
+    const auto& frame = **next;
+    const auto* const data = std::get_if<pgoutput::xlog_data>(&frame);
+    if (data) bytes += data->payload.size();
+    auto taken =
+        data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
+    if (!taken) co_return taken;
+  }
+  metrics::add(metrics::counter::wal_bytes, bytes);
+  co_return result<>{};
+}
+
+void reader::note_streamed(const bus::batch& events) {
+  for (const auto* const e : events.events())
+    if (e->kind != bus::kind::message) visibility_.streamed(e->xid, e->at);  // messages are in no snapshot
+  attendant_.look();
+}
+
+asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
+  const bool was_open = assembler_.in_transaction();
+  auto wanted = assembler_.take(frame);
+  if (!wanted) co_return wanted.error();
+  if (assembler_.republished() && !assembler_.in_transaction()) {
+    slots_.poisoned();
+    co_return error{errc::unavailable,
+                    "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
+  }
+  if (!was_open && assembler_.in_transaction()) {
+    const auto& last = assembler_.last();
+    attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
+    caught_up_ = false;
+  } else if (!was_open && std::holds_alternative<pgoutput::keepalive>(frame)) {
+    caught_up_ = true;  // the server has sent all there is
+  }
+  if (*wanted == assembler::want::nothing) co_return result<>{};
+  co_return co_await act(wanted);
+}
+
+asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data) {
+  if (streamed_.in_block()) co_return streamed_.take(data.payload);
+  const auto change = pgoutput::decode(data.payload);
+  if (!change) co_return change.error();
+  if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
+  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change)) streamed_.abort(*abort);
+  if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);
+  co_return result<>{};
+}
+
+/** A streamed transaction has committed: takes it from where it was kept, and lets the loop turn between its pieces. */
+asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committed, unix_micros sent) {
+  auto kept = streamed_.take_out(committed.xid);
+  if (!kept) co_return kept.error();
+  caught_up_ = false;
+  if (!(*kept)->lost().empty()) co_return co_await act(assembler_.lose_streamed(committed.xid, committed.at));
+  auto begun = assembler_.begin_streamed(committed.xid, committed.at, sent);
+  if (!begun) co_return begun;
+  while (!stopped_) {
+    auto message = (*kept)->next();
+    if (!message) co_return message.error();
+    if (!*message) break;
+    auto wanted = assembler_.take_streamed(**message);
+    if (!wanted) co_return wanted.error();
+    if (*wanted == assembler::want::nothing) continue;
+    if (auto done = co_await act(wanted); !done) co_return done;
+    co_await asio::post(asio::use_awaitable);
+    if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
+  }
+  co_return co_await act(assembler_.end_streamed());
+}
+
+/** Does what the assembler wants before its next frame. */
+asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
+  if (!wanted) co_return wanted.error();
+  switch (*wanted) {
+    case assembler::want::nothing: co_return result<>{};
+    case assembler::want::resolve: co_return co_await rows_->resolve();
+    case assembler::want::publish: co_return co_await publish();
+    case assembler::want::announce: break;
+  }
+  if (auto published = co_await publish(); !published) co_return published;
+  const auto& lost = assembler_.lost();
+  metrics::add(metrics::counter::gaps_too_large);
+  log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
+  hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
+  visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before that gap
+  co_return result<>{};
+}
+
+/** Hands what is committed to the hub and waits until the hub has room. */
+asio::awaitable<result<>> reader::publish() {
+  const auto applied = assembler_.applied();
+  bool room = true;
+  if (auto ready = assembler_.committed()) {
+    metrics::add(metrics::counter::events_wal, ready->events().size());
+    note_streamed(*ready);
+    if (rows_) rows_->before_publish(*ready);
+    room = hub_.publish(std::move(ready));
+  }
+  if (applied > last_applied_) {
+    hub_.advance(applied);
+    advanced_.cancel();
+    window_.applied(steady::now(), assembler_.resume_lsn());
+    if (!slot_.permanent) stream_->applied(assembler_.resume_lsn(), assembler_.resume_lsn());
+    last_applied_ = applied;
+    look_whether_caught_up();
+    const auto& last = assembler_.last();
+    metrics::set(metrics::gauge::lag_micros, caught_up_ ? 0 : std::max<std::int64_t>(0, last.sent - last.committed));
+    const std::scoped_lock lock{guard_};
+    status_.applied = applied;
+    status_.last_commit = last.committed;
+  }
+  while (!room && !stopped_) {
+    timer_.expires_after(room_check);
+    co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+    auto alive = co_await stream_->keep_alive();
+    if (!alive) co_return alive;
+    room = hub_.has_room();
+  }
+  co_return result<>{};
+}
+
+}  // namespace postbus::changes
