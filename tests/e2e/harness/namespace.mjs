@@ -27,6 +27,7 @@ export class Namespace {
     ip('netns', 'add', made.name);
     try {
       const [near, far] = [`pbn${process.pid}`, `pbf${process.pid}`];
+      made.far = far;
       ip('link', 'add', near, 'type', 'veth', 'peer', 'name', far, 'netns', made.name);
       ip('addr', 'add', `${made.outside}/30`, 'dev', near);
       ip('link', 'set', near, 'up');
@@ -46,13 +47,19 @@ export class Namespace {
     return ['ip', 'netns', 'exec', this.name, ...user];
   }
 
-  /** From now on nothing that is sent inside arrives, without a word to anybody: what comes in is not even acknowledged. */
-  cut() {
-    ip('-n', this.name, 'route', 'add', 'blackhole', `${this.outside}/32`);
+  /**
+   * From now on nothing that is sent inside arrives, without a word to anybody: what comes in is not even acknowledged.
+   * `unplugged`: both ends of the cable see that it is gone, as when a switch dies.
+   */
+  cut({ unplugged = false } = {}) {
+    this.unplugged = unplugged;
+    if (unplugged) ip('-n', this.name, 'link', 'set', this.far, 'down');
+    else ip('-n', this.name, 'route', 'add', 'blackhole', `${this.outside}/32`);
   }
 
   mend() {
-    ip('-n', this.name, 'route', 'del', 'blackhole', `${this.outside}/32`);
+    if (this.unplugged) ip('-n', this.name, 'link', 'set', this.far, 'up');
+    else ip('-n', this.name, 'route', 'del', 'blackhole', `${this.outside}/32`);
   }
 
   /** The cable goes with the namespace, once what ran inside has ended. */
