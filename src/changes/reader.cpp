@@ -205,7 +205,7 @@ asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
   if (!taken) co_return taken.error();
   const bool was_permanent = std::exchange(slot_, *taken).permanent;
   if (slot_.lost) co_return co_await draw_epoch(ordinary);
-  if (same && stream_->start_lsn() < (slot_.goes_on && was_permanent ? resume_lsn_ : last_applied_.lsn)) {
+  if (same && !(slot_.goes_on && was_permanent) && stream_->start_lsn() < last_applied_.lsn) {
     log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
     co_return co_await draw_epoch(ordinary);
   }

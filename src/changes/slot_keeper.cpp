@@ -101,14 +101,17 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         co_return chosen;
       }
       case slot_plan::step::go_on: {
-        // What lies before the acknowledged place is not there any more: a resume from before it would lose that in silence.
+        // What lies before the acknowledged place is not there any more: a resume from before it would lose that in silence. And
+        // where the WAL does not reach to what was read of it, older files have been put back, with the slot as it was then.
         chosen.permanent = true;
         chosen.goes_on = true;
-        chosen.lost = resume_lsn != 0 && facts->confirmed_lsn > resume_lsn;
+        chosen.lost = resume_lsn != 0 && (facts->confirmed_lsn > resume_lsn || chosen.flushed_lsn < resume_lsn);
+        if (chosen.flushed_lsn < resume_lsn)
+          log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
         if (!facts->recorded)  // it was made, and its maker died before this
           if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
             co_return recorded.error();
-        stream.use_slot(facts->name, std::max(resume_lsn, facts->confirmed_lsn));
+        stream.use_slot(facts->name, chosen.lost ? chosen.flushed_lsn : std::max(resume_lsn, facts->confirmed_lsn));
         reader_pid_ = stream.backend_pid();
         co_return chosen;
       }
