@@ -221,7 +221,7 @@ asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
 
 void reader::announce_start() {
   const auto at = assembler_.applied();
-  window_.begin(steady::now(), stream_->start_lsn());
+  if (!slot_.resumes) window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
     visibility_.restarted();
     catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;

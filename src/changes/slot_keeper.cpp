@@ -111,7 +111,11 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         if (!facts->recorded)  // it was made, and its maker died before this
           if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
             co_return recorded.error();
-        stream.use_slot(facts->name, chosen.lost ? chosen.flushed_lsn : std::max(resume_lsn, facts->confirmed_lsn));
+        chosen.resumes = resume_lsn != 0 && !chosen.lost;
+        if (chosen.lost)
+          stream.use_slot(facts->name, chosen.flushed_lsn, chosen.flushed_lsn);
+        else
+          stream.use_slot(facts->name, std::max(resume_lsn, facts->confirmed_lsn), facts->confirmed_lsn);
         reader_pid_ = stream.backend_pid();
         co_return chosen;
       }

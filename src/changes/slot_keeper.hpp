@@ -26,6 +26,7 @@ public:
   struct choice {
     bool permanent{};
     bool goes_on{};               ///< it existed: what was committed since it was acknowledged comes first
+    bool resumes{};               ///< and it is read from where this reader was, which is not acknowledged by that
     bool lost{};                  ///< there was one before, and it is gone: positions must begin anew
     std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
   };

@@ -69,9 +69,10 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   co_return made;
 }
 
-void replication_stream::use_slot(std::string name, std::uint64_t lsn) {
+void replication_stream::use_slot(std::string name, std::uint64_t lsn, std::uint64_t acknowledged) {
   slot_ = std::move(name);
-  start_lsn_ = applied_ = acknowledged_ = lsn;
+  start_lsn_ = applied_ = lsn;
+  acknowledged_ = acknowledged;
 }
 
 asio::awaitable<result<>> replication_stream::create_slot(std::string name, lifetime l) {
@@ -82,7 +83,7 @@ asio::awaitable<result<>> replication_stream::create_slot(std::string name, life
   if (!made) co_return made.error();
   const auto point = made->size() == 1 && made->columns() >= 2 ? parse_lsn(made->text(0, 1)) : std::nullopt;
   if (!point) co_return broken_answer("CREATE_REPLICATION_SLOT");
-  use_slot(std::move(name), *point);
+  use_slot(std::move(name), *point, *point);
   co_return result<>{};
 }
 

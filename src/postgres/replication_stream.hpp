@@ -43,8 +43,8 @@ public:
   enum class lifetime { session, permanent };
   /** Makes a slot; `name` is [a-z0-9_]+, at most 63 bytes. Waits until every transaction that writes at this moment has ended (errc::timed_out). */
   asio::awaitable<result<>> create_slot(std::string name, lifetime l);
-  /** Reads a slot that exists, from `lsn` on, which must not lie before what was acknowledged. In place of create_slot. */
-  void use_slot(std::string name, std::uint64_t lsn);
+  /** Reads a slot that exists, from `lsn` on, which must not lie before what was `acknowledged`. In place of create_slot. */
+  void use_slot(std::string name, std::uint64_t lsn, std::uint64_t acknowledged);
   /** Starts the flow from start_lsn(). errc::unsupported: no such publication, no logical WAL. */
   asio::awaitable<result<>> start();
 
