@@ -22,9 +22,9 @@ describe('wall clocks that jump', () => {
   before(async () => {
     console.log(`POSTBUS_SEED=${seed}`);
     here.clocks = { gateway: new WallClock(), database: new WallClock() };
-    here.cluster = await Cluster.start({}, { env: here.clocks.database.env });
+    here.cluster = await Cluster.start({ max_slot_wal_keep_size: '4GB' }, { env: here.clocks.database.env });
     here.database = await here.cluster.database();
-    here.begin = (options) => Gateway.start(here.cluster.url(here.database), ['--slot', 'permanent'], { env: here.clocks.gateway.env, ...options });
+    here.begin = (options) => Gateway.start(here.cluster.url(here.database), ['--slot', 'permanent', '--resume-window', '1h'], { env: here.clocks.gateway.env, ...options });
     here.gateway = await here.begin();
     psql("select postbus.create_stream('kept')");
   });
