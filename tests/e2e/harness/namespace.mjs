@@ -6,6 +6,8 @@ import { run } from './program.mjs';
 const ip = (...args) => run('ip', args, { stdio: 'pipe' });
 
 export class Namespace {
+  static #made = 0;
+
   /** Why there can be none here, or undefined. */
   static obstacle() {
     if (process.getuid() !== 0) return 'network namespaces need root';
@@ -19,14 +21,15 @@ export class Namespace {
 
   static make() {
     const made = new Namespace();
-    made.name = `pb-${process.pid}`;
+    const id = `${process.pid}-${++Namespace.#made}`;  // the kernel takes its time to forget the one before
+    made.name = `pb-${id}`;
     // 198.18.0.0/15 is set aside for tests of networks (RFC 2544).
     const net = `198.18.${randomInt(256)}`, first = 4 * randomInt(64);
     made.outside = `${net}.${first + 1}`;
     made.address = `${net}.${first + 2}`;
     ip('netns', 'add', made.name);
     try {
-      const [near, far] = [`pbn${process.pid}`, `pbf${process.pid}`];
+      const [near, far] = [`pbn${id}`, `pbf${id}`];
       made.far = far;
       ip('link', 'add', near, 'type', 'veth', 'peer', 'name', far, 'netns', made.name);
       ip('addr', 'add', `${made.outside}/30`, 'dev', near);
