@@ -237,7 +237,7 @@ struct hub::state {
       std::ranges::reverse(given.events);
     }
     if (!all && is_foreign_notify(after)) complete = false;
-    given.complete = complete;
+    given.complete = given.whole = complete;
     if (!complete && after < begun && !after.from_notify()) {
       // From before all that this process knows: what was derived from what came before may be wrong in any way.
       metrics::add(metrics::counter::resets);
@@ -252,6 +252,7 @@ struct hub::state {
     }
     for (const auto& g : gaps) {
       if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
+      if (g.among == bus::channels::all) given.whole = false;
       auto note = lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq);
       const auto place = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
       given.events.insert(place, std::move(note));
@@ -382,7 +383,10 @@ position hub::head() const {
 
 position hub::whole_since() const {
   const std::scoped_lock lock{state_->guard};
-  return state_->gaps.empty() ? state_->floor : std::max(state_->floor, state_->gaps.back().to);
+  auto since = state_->floor;
+  for (const auto& g : state_->gaps)
+    if (g.among == channels::all) since = std::max(since, g.to);
+  return since;
 }
 
 void hub::attach(shard& s) {

@@ -49,6 +49,7 @@ struct replay {
   position at;                     ///< nothing after it is missed; a confirmation carries it
   std::vector<event_ref> events;   ///< kept events after the asked position, gaps and resets among them, in order
   bool complete{true};             ///< history reaches back to the asked position
+  bool whole{true};                ///< and no gap of all channels lies since then: a notification that was lost is in no table either
 };
 
 /**
@@ -102,7 +103,7 @@ public:
   void announce_reset(position at, std::string_view reason);
   /** The position up to which everything has been published. */
   position head() const;
-  /** history() after this position or a later one has no gap. */
+  /** history() after this position or a later one is whole. */
   position whole_since() const;
 
   void attach(shard& s);

@@ -3,8 +3,6 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
-#include <algorithm>
-
 #include "bus/channel.hpp"
 #include "gateway/loop.hpp"
 
@@ -33,8 +31,7 @@ asio::awaitable<void> catch_up(loop& home, std::string channel, bus::start from,
 
 bool may_be_kept(std::string_view channel, const bus::start& from, const bus::replay& given) {
   if (bus::is_reserved(channel) || std::holds_alternative<bus::from_now>(from)) return false;
-  return std::holds_alternative<bus::from_beginning>(from) || (!given.complete && std::get<bus::position>(from).epoch == given.at.epoch) ||
-         std::ranges::any_of(given.events, [](const auto& e) { return e->kind == bus::kind::gap; });
+  return std::holds_alternative<bus::from_beginning>(from) || (!given.whole && std::get<bus::position>(from).epoch == given.at.epoch);
 }
 
 }  // namespace postbus::gateway

@@ -42,7 +42,7 @@ struct catch_up_steps {
 };
 boost::asio::awaitable<void> catch_up(loop& home, std::string channel, bus::start from, catch_up_steps steps);
 
-/** True where the tables may have what this replay lacks: it begins with a gap, or with the oldest event in memory. */
+/** True where the tables may have what this replay lacks: it is not whole, or begins with the oldest event in memory. */
 bool may_be_kept(std::string_view channel, const bus::start& from, const bus::replay& given);
 
 }  // namespace postbus::gateway

@@ -94,7 +94,7 @@ asio::awaitable<result<>> replication_stream::create_slot(std::string name, life
   if (!made) co_return made.error();
   const auto point = made->size() == 1 && made->columns() >= 2 ? parse_lsn(made->text(0, 1)) : std::nullopt;
   if (!point) co_return broken_answer("CREATE_REPLICATION_SLOT");
-  use_slot(std::move(name), *point);
+  use_slot(std::move(name), *point, *point);
   co_return result<>{};
 }
 
@@ -114,7 +114,7 @@ result<std::optional<pgoutput::frame>> replication_stream::next() {
   if (!*taken) return std::optional<pgoutput::frame>{};
   auto frame = pgoutput::decode_frame(**taken);
   if (!frame) return frame.error();
-  if (const auto* alive = std::get_if<pgoutput::keepalive>(&*frame); alive && alive->reply_requested) pulse_.requested();
+  if (const auto* alive = std::get_if<pgoutput::keepalive>(&*frame); alive && alive->reply_requested) pulse_.requested(steady::now());
   return std::optional{*frame};
 }
 
@@ -122,6 +122,7 @@ asio::awaitable<result<>> replication_stream::speak(stream_pulse::action what) {
   if (what == stream_pulse::action::none) co_return result<>{};
   if (what == stream_pulse::action::give_up)
     co_return error{errc::timed_out, "the database stopped answering on the replication session; it will be made anew"};
+  if (what == stream_pulse::action::leave) co_return error{errc::unavailable, "the database is being shut down"};
   const auto bytes = status_update(applied_, acknowledged_, what == stream_pulse::action::question);
   co_return co_await session_.put_copy_data(bytes, options_.pulse.answer_within);
 }

@@ -6,6 +6,7 @@ namespace postbus::postgres {
 
 stream_pulse::action stream_pulse::due(steady::time_point now) {
   if (asked_ && now >= asked_at_ + timing_.answer_within) return action::give_up;
+  if (requests_ >= timing_.insistent) return action::leave;
   if (!asked_ && now >= heard_ + timing_.silence) {
     asked_ = true;
     requested_ = false;

@@ -3,8 +3,8 @@
 // Small in `./dev test`, 100 rounds with POSTBUS_SOAK=1; POSTBUS_SEED repeats one.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import pg from 'pg';
 import { Gateway } from './harness/gateway.mjs';
+import { committed as sure, Listener, Writer } from './harness/load.mjs';
 import { until } from './harness/program.mjs';
 import { random, seed } from './harness/random.mjs';
 import { setting, size } from './harness/setting.mjs';
@@ -18,91 +18,12 @@ const here = setting({
 const channel = 'crash:'.padEnd(70, 'x');
 const writers = 4;
 const chance = random();
-
-/** Commits and rolls back until told to end, through every outage; notes what is certain. */
-class Writer {
-  constructor(number) {
-    this.number = number;
-    this.committed = [];
-    this.undone = new Set();
-    this.n = 0;
-  }
-
-  async run() {
-    let client;
-    while (!this.over) {
-      try {
-        if (!client) {
-          client = new pg.Client({ connectionString: here.url });
-          client.on('error', () => {});
-          await client.connect();
-        }
-        await this.#transaction(client);
-      } catch {
-        client?.end().catch(() => {});
-        client = undefined;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-    await client?.end();
-  }
-
-  async #transaction(client) {
-    const messages = Array.from({ length: 1 + Math.floor(chance() * 3) }, () => `${this.number}:${++this.n}`);
-    const undo = chance() < 0.3;
-    if (undo) for (const m of messages) this.undone.add(m);
-    await client.query('begin');
-    for (const m of messages) {
-      const [, n] = m.split(':');
-      await client.query('insert into ledger values ($1, $2, $3)', [Number(n) * 100 + this.number, this.number, Number(n)]);
-      await client.query('select postbus.post($1, $2::text)', [channel, m]);
-      if (chance() < 0.2) {
-        const lost = `${this.number}:${++this.n}`;
-        this.undone.add(lost);
-        await client.query('savepoint s');
-        await client.query('select postbus.post($1, $2::text)', [channel, lost]);
-        await client.query('rollback to s');
-      }
-    }
-    await client.query(undo ? 'rollback' : 'commit');
-    if (!undo) this.committed.push(...messages);
-  }
-}
-
-/** Listens through every outage and resumes after the last position it saw. */
-class Listener {
-  constructor(path, name) {
-    Object.assign(this, { path, name, events: [], notices: [] });
-  }
-
-  async run() {
-    while (!this.over) {
-      try {
-        const query = this.position ? `?after=${this.position}` : '';
-        const socket = await here.gateway.socket(this.path + query);
-        let taken = 0;
-        const take = () => {
-          for (; taken < socket.frames.length; ++taken) {
-            const event = JSON.parse(socket.frames[taken]);
-            (event.kind === 'gap' || event.kind === 'reset' ? this.notices : this.events).push(event);
-            this.position = event.id;
-          }
-        };
-        socket.ws.on('message', take);
-        this.open = socket;
-        await socket.closed;
-        take();
-      } catch {
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
-  }
-
-  stop() {
-    this.over = true;
-    this.open?.ws.terminate();
-  }
-}
+const make = async (client, message) => {
+  const [writer, n] = message.split(':').map(Number);
+  await client.query('insert into ledger values ($1, $2, $3)', [n * 100 + writer, writer, n]);
+  await client.query('select postbus.post($1, $2::text)', [channel, message]);
+};
+const gateway = () => here.gateway;
 
 const deeds = {
   gateway: async () => {
@@ -121,19 +42,19 @@ const deeds = {
 test('kills at random moments lose nothing and make nothing up', async () => {
   console.log(`POSTBUS_SEED=${seed}`);
   const rounds = size(4, 100);
-  const posting = Array.from({ length: writers }, (_, i) => new Writer(i));
-  const messages = new Listener(`/v1/channels/${channel}`, 'messages');
-  const rows = new Listener('/v1/tables/ledger', 'rows');
+  const posting = Array.from({ length: writers }, (_, i) => new Writer(i, { url: () => here.url, make, chance }));
+  const messages = new Listener(`/v1/channels/${channel}`, { gateway, name: 'messages' });
+  const rows = new Listener('/v1/tables/ledger', { gateway, name: 'rows' });
   const listening = [messages.run(), rows.run()];
-  await until('both listen', () => messages.open?.ws.readyState === 1 && rows.open?.ws.readyState === 1);
+  await until('both listen', () => messages.listens && rows.listens);
   here.psql(`select postbus.post('${channel}', 'start')`);
   await until('the start is heard', () => messages.events.length > 0);
   const writing = posting.map((w) => w.run());
   for (let round = 0; round < rounds; ++round) {
     const names = Object.keys(deeds);
     const deed = round < names.length ? names[round] : names[Math.floor(chance() * names.length)];
-    const before = posting.reduce((sum, w) => sum + w.committed.length, 0);
-    await until('the writers write', () => posting.reduce((sum, w) => sum + w.committed.length, 0) > before + 20 + chance() * 100, 60_000);
+    const enough = sure(posting).length + 20 + chance() * 100;
+    await until('the writers write', () => sure(posting).length > enough, 60_000);
     await deeds[deed]();
   }
   for (const w of posting) w.over = true;
@@ -149,7 +70,7 @@ test('kills at random moments lose nothing and make nothing up', async () => {
 
   assert.deepEqual(messages.notices, [], 'nothing was missing');
   assert.deepEqual(rows.notices, [], 'nothing was missing');
-  const committed = posting.flatMap((w) => w.committed);
+  const committed = sure(posting);
   const heard = messages.events.map((e) => e.payload).filter((p) => p.includes(':'));
   const places = new Map();
   for (const e of [...messages.events, ...rows.events.map((r) => ({ ...r, payload: `row ${r.payload.data.id}` }))]) {

@@ -227,6 +227,26 @@ test('one who was away for longer than the stream keeps is told of the gap', asy
   await live.close();
 });
 
+test('a notification lost on a stream is told to whoever resumes from before it, and keeps nobody waiting', async () => {
+  here.psql("select postbus.create_stream('noted')");
+  const live = await here.gateway.socket('/v1/channels/noted');
+  post('noted', 1, 3);
+  here.psql("notify noted, 'plain'");
+  await until('all live', () => live.events.length === 4);
+  // Nothing is committed from here on.
+  here.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus listener' and datname = current_database()");
+  await live.event('the gap', (e) => e.kind === 'gap');
+  const after = live.events[0].id, told = live.events.slice(1).map((e) => [e.kind, e.id, e.payload.reason ?? e.payload]);
+  assert.deepEqual(told.map(([kind]) => kind), ['message', 'message', 'message', 'gap']);
+  const again = await here.gateway.socket(`/v1/channels/noted?after=${after}`);
+  await until('the same again', () => again.events.length >= told.length);
+  assert.deepEqual(again.events.map((e) => [e.kind, e.id, e.payload.reason ?? e.payload]), told);
+  const both = await here.gateway.stream(`/v1/events?channel=noted&channel=other&after=${after}`);
+  await both.event('the gap', (e) => e.event === 'gap' && JSON.parse(e.data).channel === 'noted');
+  both.close();
+  await Promise.all([live.close(), again.close()]);
+});
+
 test('a slow reader of much holds no transaction and gets it all', async () => {
   here.psql("select postbus.create_stream('large')");
   here.psql("select postbus.post('large', n || repeat('x', 100000)) from generate_series(1, 300) n");

@@ -238,7 +238,7 @@ TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   rig.wait([&] { return rig.recorder->leading(); });
   db.psql("select postbus.post('s', 'the last one')");
   rig.payloads("s", 1);
-  wait_recorded(rig, db);
+  rig.catch_up_and_record(db);
   bool maintaining = true;
   boost::asio::co_spawn(rig.loop, rig.recorder->maintain(), [&](const std::exception_ptr&) { maintaining = false; });
   const auto rounds = [&](int count) {

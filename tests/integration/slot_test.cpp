@@ -113,6 +113,34 @@ TEST(slot, a_broken_session_costs_nothing) {
   EXPECT_THAT(rig.payloads("a", 3), ElementsAre("before", "while it was broken", "after"));
 }
 
+TEST(slot, a_broken_session_does_not_cost_the_window) {
+  database db;
+  bus::position first;
+  {
+    change_rig rig{db, [](reader_options& o) {
+                     permanent(o);
+                     o.pulse.feedback_every = 20ms;
+                   }};
+    rig.start();
+    db.psql("select postbus.post('a', 'one'); select postbus.post('a', 'two')");
+    rig.payloads("a", 2);
+    first = rig.events("a")[0]->at;
+    const auto begun = rig.reader->status().reconnects;
+    db.psql(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postbus reader' and datname = "
+        "current_database()");
+    rig.wait([&] { return rig.reader->status().reconnects > begun && rig.reader->status().ready(); });
+    rig.wait([&] {
+      return db.psql(
+                 "select count(*) from pg_stat_replication r join pg_stat_activity a using (pid) where a.datname = current_database() and "
+                 "r.flush_lsn is not null") == "1";
+    });
+  }
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_THAT(told(rig, "a", first), ElementsAre("two"));
+}
+
 TEST(slot, survives_the_death_of_the_server) {
   cluster own;
   database db{own};

@@ -37,31 +37,76 @@ export class Cluster {
   #databases = 0;
 
   /** `namespace`: the server runs in it and listens there; the test's own statements go by the socket in the file system. */
-  static async start(settings = {}, { namespace } = {}) {
+  static async start(settings = {}, { namespace, env } = {}) {
+    const cluster = await Cluster.#place({ namespace, env });
+    cluster.#run('initdb', '-D', cluster.data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync');
+    cluster.#configure({
+      wal_level: 'logical', fsync: 'off', max_slot_wal_keep_size: '256MB', log_min_messages: 'fatal', shared_buffers: '32MB', ...settings,
+    });
+    if (namespace) appendFileSync(join(cluster.data, 'pg_hba.conf'), 'host all all samenet trust\n');
+    await cluster.up();
+    return cluster;
+  }
+
+  /** A streaming standby of this server, from a base backup; what was a database here is one there. */
+  async standby() {
+    const copy = await this.backup();
+    writeFileSync(join(copy.data, 'standby.signal'), '');
+    copy.#configure({ primary_conninfo: `'host=${this.folder} port=${this.port} user=postgres'` });
+    await copy.up();
+    return copy;
+  }
+
+  /** A base backup of this server in a folder of its own, not started. */
+  async backup() {
+    const copy = await Cluster.#place({});
+    copy.#run('pg_basebackup', '-D', copy.data, '-d', `host=${this.folder} port=${this.port} user=postgres`, '-X', 'stream', '-c', 'fast', '--no-sync');
+    copy.#configure({});
+    return copy;
+  }
+
+  /** Its files as they are now, server down, to be put back by `restore`. */
+  save() {
+    run('cp', ['-a', this.data, `${this.data}.saved`]);
+  }
+
+  restore() {
+    rmSync(this.data, { recursive: true, force: true });
+    run('mv', [`${this.data}.saved`, this.data]);
+  }
+
+  /** Has a base backup read its WAL to the end when it starts, as one from an archive does: it begins a timeline of its own. */
+  recover() {
+    writeFileSync(join(this.data, 'recovery.signal'), '');
+    this.#configure({ restore_command: "'false'" });
+  }
+
+  static async #place({ namespace, env = {} }) {
     const cluster = new Cluster();
     cluster.namespace = namespace;
+    cluster.env = env;
     cluster.host = namespace?.address ?? '127.0.0.1';
     cluster.folder = mkdtempSync('/tmp/postbus-e2e-pg-');
     cluster.user = serverUser();
     if (cluster.user.uid !== undefined) chownSync(cluster.folder, cluster.user.uid, cluster.user.gid);
     cluster.data = join(cluster.folder, 'data');
     cluster.port = await freePort();
-    run(join(binaries(), 'initdb'), ['-D', cluster.data, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C.UTF-8', '--no-sync'],
-      { ...cluster.user, cwd: '/' });
-    const all = {
-      listen_addresses: `'${cluster.host}'`, port: cluster.port, unix_socket_directories: `'${cluster.folder}'`, wal_level: 'logical',
-      fsync: 'off', max_slot_wal_keep_size: '256MB', log_min_messages: 'fatal', shared_buffers: '32MB', ...settings,
-    };
-    const text = Object.entries(all).map(([name, value]) => `${name} = ${value}\n`).join('');
-    writeFileSync(join(cluster.data, 'postgresql.auto.conf'), text);
-    if (namespace) appendFileSync(join(cluster.data, 'pg_hba.conf'), 'host all all samenet trust\n');
-    await cluster.up();
     return cluster;
+  }
+
+  #run(program, ...args) {
+    run(join(binaries(), program), args, { ...this.user, cwd: '/' });
+  }
+
+  /** Settings that win over what stands in the file already. */
+  #configure(settings) {
+    const all = { listen_addresses: `'${this.host}'`, port: this.port, unix_socket_directories: `'${this.folder}'`, ...settings };
+    appendFileSync(join(this.data, 'postgresql.auto.conf'), Object.entries(all).map(([name, value]) => `${name} = ${value}\n`).join(''));
   }
 
   async up() {
     const command = [...(this.namespace?.wrap(this.user) ?? []), join(binaries(), 'postgres'), '-D', this.data];
-    this.server = new Program(command[0], command.slice(1), { ...(this.namespace ? {} : this.user), cwd: '/' });
+    this.server = new Program(command[0], command.slice(1), { ...(this.namespace ? {} : this.user), cwd: '/', env: { ...process.env, ...this.env } });
     await until('PostgreSQL accepts sessions', async () => {
       if (this.server.over) throw new Error(this.server.lines.join('\n'));
       await this.sql('postgres', 'select 1');
@@ -74,8 +119,13 @@ export class Cluster {
     await this.server.stop('SIGKILL');
   }
 
-  async stop() {
+  /** Stops it in good order; its files stay, for `up`. */
+  async down() {
     await this.server.stop('SIGINT');
+  }
+
+  async stop() {
+    if (this.server) await this.down();
     rmSync(this.folder, { recursive: true, force: true });
   }
 
@@ -83,9 +133,14 @@ export class Cluster {
     return `postgresql://${user}@${this.host}:${this.port}/${database}`;
   }
 
+  /** By the socket in the file system: past every network. */
+  socket(database) {
+    return `postgresql://postgres@/${database}?host=${this.folder}&port=${this.port}`;
+  }
+
   /** Where the test's own sessions go: past what lies between a gateway and the server. */
-  #near(database) {
-    return this.namespace ? `postgresql://postgres@/${database}?host=${this.folder}&port=${this.port}` : this.url(database);
+  near(database) {
+    return this.namespace ? this.socket(database) : this.url(database);
   }
 
   /** A fresh database; its name. */
@@ -97,7 +152,7 @@ export class Cluster {
 
   /** Runs statements as the superuser in a session of their own; the rows of the last one. */
   async sql(database, text, values) {
-    const client = new pg.Client({ connectionString: this.#near(database) });
+    const client = new pg.Client({ connectionString: this.near(database) });
     client.on('error', () => {});
     await client.connect();
     try {
@@ -110,6 +165,6 @@ export class Cluster {
 
   /** What `psql -At` prints. */
   psql(database, text, ...more) {
-    return run('psql', ['-X', '-At', '-v', 'ON_ERROR_STOP=1', ...more, '-c', text, this.#near(database)]).trimEnd();
+    return run('psql', ['-X', '-At', '-v', 'ON_ERROR_STOP=1', ...more, '-c', text, this.near(database)]).trimEnd();
   }
 }

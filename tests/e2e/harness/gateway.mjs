@@ -12,7 +12,8 @@ export class Gateway {
   static async start(database, args = [], { port = 0, scheme = 'http', ready = true, wrap = [], env = {} } = {}) {
     const gateway = new Gateway();
     gateway.data = mkdtempSync('/tmp/postbus-e2e-data-');
-    const command = [...wrap, binary, 'serve', ...(database ? ['--db', database] : []), '--data', gateway.data, '--port', String(port), ...args];
+    const command = [...wrap, binary, 'serve', ...(database ? ['--db', database] : []), '--data', gateway.data,
+      ...(args.includes('--listen') ? [] : ['--port', String(port)]), ...args];
     gateway.program = new Program(command[0], command.slice(1), { env: { ...process.env, ...env } });
     const [, address] = await gateway.program.line(new RegExp(`${scheme}://([0-9.]+:[0-9]+)`));
     gateway.host = address;

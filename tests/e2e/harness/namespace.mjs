@@ -6,6 +6,8 @@ import { run } from './program.mjs';
 const ip = (...args) => run('ip', args, { stdio: 'pipe' });
 
 export class Namespace {
+  static #made = 0;
+
   /** Why there can be none here, or undefined. */
   static obstacle() {
     if (process.getuid() !== 0) return 'network namespaces need root';
@@ -19,14 +21,16 @@ export class Namespace {
 
   static make() {
     const made = new Namespace();
-    made.name = `pb-${process.pid}`;
+    const id = `${process.pid}-${++Namespace.#made}`;  // the kernel takes its time to forget the one before
+    made.name = `pb-${id}`;
     // 198.18.0.0/15 is set aside for tests of networks (RFC 2544).
     const net = `198.18.${randomInt(256)}`, first = 4 * randomInt(64);
     made.outside = `${net}.${first + 1}`;
     made.address = `${net}.${first + 2}`;
     ip('netns', 'add', made.name);
     try {
-      const [near, far] = [`pbn${process.pid}`, `pbf${process.pid}`];
+      const [near, far] = [`pbn${id}`, `pbf${id}`];
+      made.far = far;
       ip('link', 'add', near, 'type', 'veth', 'peer', 'name', far, 'netns', made.name);
       ip('addr', 'add', `${made.outside}/30`, 'dev', near);
       ip('link', 'set', near, 'up');
@@ -46,13 +50,19 @@ export class Namespace {
     return ['ip', 'netns', 'exec', this.name, ...user];
   }
 
-  /** From now on nothing that is sent inside arrives, without a word to anybody: what comes in is not even acknowledged. */
-  cut() {
-    ip('-n', this.name, 'route', 'add', 'blackhole', `${this.outside}/32`);
+  /**
+   * From now on nothing that is sent inside arrives, without a word to anybody: what comes in is not even acknowledged.
+   * `unplugged`: both ends of the cable see that it is gone, as when a switch dies.
+   */
+  cut({ unplugged = false } = {}) {
+    this.unplugged = unplugged;
+    if (unplugged) ip('-n', this.name, 'link', 'set', this.far, 'down');
+    else ip('-n', this.name, 'route', 'add', 'blackhole', `${this.outside}/32`);
   }
 
   mend() {
-    ip('-n', this.name, 'route', 'del', 'blackhole', `${this.outside}/32`);
+    if (this.unplugged) ip('-n', this.name, 'link', 'set', this.far, 'up');
+    else ip('-n', this.name, 'route', 'del', 'blackhole', `${this.outside}/32`);
   }
 
   /** The cable goes with the namespace, once what ran inside has ended. */
