@@ -79,7 +79,7 @@ random_workload::random_workload(const database& db, unsigned seed) : random_{se
   for (int i = 0; i < 4; ++i) {
     auto& w = writers_.emplace_back();
     w.to = std::make_unique<session>(db.url());
-    w.to->psql("set lock_timeout = '3ms'; set client_min_messages = error");
+    w.to->psql("set lock_timeout = '1ms'; set client_min_messages = error");
   }
 }
 
