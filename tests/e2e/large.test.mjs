@@ -40,6 +40,7 @@ class Listener {
         const query = this.position ? `?after=${this.position}` : '';
         const socket = await here.gateway.socket(this.path + query, { maxPayload: 1 << 30 });
         this.socket = socket;
+        if (this.stopped) socket.ws.terminate();
         socket.ws.removeAllListeners('message');
         for (const early of socket.frames.splice(0)) this.#heard(early);
         socket.ws.on('message', (data) => this.#heard(data.toString()));
@@ -76,7 +77,7 @@ function countingListener() {
     told = listener.notices.length;
     last = id;
   });
-  listener.reaches = (id) => until(`row ${id} is heard`, () => last >= id || listener.wrong, Number(process.env.W ?? 300_000));
+  listener.reaches = (id) => until(`row ${id} is heard`, () => last >= id || listener.wrong, 300_000);
   return listener;
 }
 
