@@ -11,7 +11,7 @@
 //    resume as if nobody had been away.
 // 4. Turns: take every frame that is there, publish at a bound and when the socket is dry, tell the server how far we
 //    are, wait. There is no wait and no round trip per message. Large transactions come while they run and are kept
-//    aside (streamed_transactions) until they commit.
+//    aside (streamed_transactions) until they commit. One that posts and rolls a part back is read again, whole, at its commit.
 // 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over.
 //
 // What is acknowledged of a permanent slot lies behind what is applied (resume_window): the server keeps that much WAL for
@@ -141,6 +141,7 @@ asio::awaitable<result<>> reader::stream_once() {
   options.slot_deadline = options_.slot_deadline;
   options.pulse = options_.pulse;
   options.decoding_kib = options_.decoding_kib;
+  options.in_blocks = !doubtful_;
   auto opened = co_await postgres::replication_stream::open(std::move(options));
   if (!opened) co_return opened.error();
   stream_ = std::make_unique<postgres::replication_stream>(std::move(*opened));
@@ -175,7 +176,9 @@ asio::awaitable<result<>> reader::stream_once() {
             slot_.permanent ? "permanent" : "temporary", stream_->slot());
   note(catch_up_to_ != 0 ? reader_state::catching_up : reader_state::streaming);
   caught_up_ = false;
+  const auto whole = doubtful_;
   auto ended = co_await follow();
+  if (whole == doubtful_) doubtful_.reset();  // if it is still to come, it is found doubtful again
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {
@@ -275,6 +278,8 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
+    if (doubtful_ && slot_.permanent && static_cast<std::uint32_t>(assembler_.xid()) == *doubtful_ && !assembler_.in_transaction())
+      co_return result<>{};  // it has come: from here on in blocks again
     // What was applied long ago leaves the window while nothing new comes, too.
     if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledge());
     auto waited = co_await stream_->wait(24h);
@@ -351,7 +356,11 @@ asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data)
   const auto change = pgoutput::decode(data.payload);
   if (!change) co_return change.error();
   if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
-  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change)) streamed_.abort(*abort);
+  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change); abort && !streamed_.abort(*abort)) {
+    // pgoutput names the subtransaction of a row, but not of a message (its pgoutput_message): what is undone cannot be told apart.
+    doubtful_ = abort->xid;
+    co_return error{errc::unavailable, "a large transaction posted and rolled a part back: it will be read again at its commit"};
+  }
   if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);
   co_return result<>{};
 }

@@ -87,9 +87,10 @@ asio::awaitable<result<>> replication_stream::create_slot(std::string name, life
 }
 
 asio::awaitable<result<>> replication_stream::start() {
-  const auto command = fmt::format(
-      "START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming 'on', publication_names {}, messages 'true')",
-      quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, quote_literal(quote_identifier(options_.publication)));
+  const auto command =
+      fmt::format("START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming '{}', publication_names {}, messages 'true')",
+                  quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, options_.in_blocks ? "on" : "off",
+                  quote_literal(quote_identifier(options_.publication)));
   auto started = co_await session_.execute(command, options_.deadline);
   if (!started) co_return started.error();
   pulse_ = stream_pulse{steady::now(), options_.pulse};

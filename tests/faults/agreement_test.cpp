@@ -98,6 +98,7 @@ TEST(agreement, with_test_decoding_on_transactions_that_come_whole) { agree({}, 
 TEST(agreement, with_test_decoding_on_transactions_that_come_in_pieces) {
   agree(
       [](changes::reader_options& o) {
+        o.slot.wanted = changes::slot_choice::permanent;  // a temporary one could not go back: see changes::reader::take_streamed
         o.decoding_kib = 64;  // the least there is
         o.limits = {.publish_bytes = 50'000, .transaction_bytes = 64u << 20};
         o.spill.memory = 100'000;
