@@ -72,6 +72,8 @@ public:
   /** The publication was made anew at this place: what was committed before it cannot be trusted. */
   bool republished() const { return republished_; }
   bool in_transaction() const { return open_; }
+  /** Of the transaction that was begun last. */
+  std::uint64_t xid() const { return now_.xid; }
 
   /** The commit read last, by the server's clock: when it was made, and when its first frame was sent. */
   struct arrival {

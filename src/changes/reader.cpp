@@ -11,7 +11,8 @@
 //    resume as if nobody had been away.
 // 4. Turns (reader_turns.cpp): take every frame that is there, publish at a bound and when the socket is dry, tell the
 //    server how far we are, wait. There is no wait and no round trip per message. Large transactions come while they run
-//    and are kept aside (streamed_transactions) until they commit.
+//    and are kept aside (streamed_transactions) until they commit. One that posts and rolls a part back is read again,
+//    whole, at its commit.
 // 5. When anything fails: drop the open transactions, publish what was committed, wait a little, start over. When the
 //    permanent slot that another gateway read is free (attendant): the same without a wait.
 //
@@ -133,6 +134,7 @@ asio::awaitable<result<>> reader::stream_once() {
   options.slot_deadline = options_.slot_deadline;
   options.pulse = options_.pulse;
   options.decoding_kib = options_.decoding_kib;
+  options.in_blocks = !doubtful_;
   auto opened = co_await postgres::replication_stream::open(std::move(options));
   if (!opened) co_return opened.error();
   stream_ = std::make_unique<postgres::replication_stream>(std::move(*opened));
@@ -167,7 +169,9 @@ asio::awaitable<result<>> reader::stream_once() {
             slot_.permanent ? "permanent" : "temporary", stream_->slot());
   note(catch_up_to_ != 0 ? reader_state::catching_up : reader_state::streaming);
   caught_up_ = false;
+  const auto whole = doubtful_;
   auto ended = co_await follow();
+  if (whole == doubtful_) doubtful_.reset();  // if it is still to come, it is found doubtful again
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {

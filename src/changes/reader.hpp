@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "bus/hub.hpp"
@@ -124,6 +125,7 @@ private:
   bus::position last_applied_{};  ///< what the hub was told last
   std::uint64_t resume_lsn_{};  ///< where a permanent slot goes on in this process; 0: nowhere yet
   std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
+  std::optional<std::uint32_t> doubtful_{};  ///< a transaction that must come whole, at its commit; see take_streamed
   bool begun_{};  ///< the hub has been given a first position
   bool caught_up_{};  ///< the server had nothing more to send
   bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free

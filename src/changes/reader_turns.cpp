@@ -25,6 +25,8 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
+    if (doubtful_ && slot_.permanent && static_cast<std::uint32_t>(assembler_.xid()) == *doubtful_ && !assembler_.in_transaction())
+      co_return result<>{};  // it has come: from here on in blocks again
     // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
     const auto acknowledged = acknowledge();
     if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledged);
@@ -86,7 +88,11 @@ asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data)
   const auto change = pgoutput::decode(data.payload);
   if (!change) co_return change.error();
   if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
-  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change)) streamed_.abort(*abort);
+  if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change); abort && !streamed_.abort(*abort)) {
+    // pgoutput names the subtransaction of a row, but not of a message (its pgoutput_message): what is undone cannot be told apart.
+    doubtful_ = abort->xid;
+    co_return error{errc::unavailable, "a large transaction posted and rolled a part back: it will be read again at its commit"};
+  }
   if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);
   co_return result<>{};
 }
@@ -96,7 +102,12 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
   auto kept = streamed_.take_out(committed.xid);
   if (!kept) co_return kept.error();
   caught_up_ = false;
-  if (!(*kept)->lost().empty()) co_return co_await act(assembler_.lose_streamed(committed.xid, committed.at));
+  if (!(*kept)->lost().empty()) {
+    auto told = co_await act(assembler_.lose_streamed(committed.xid, committed.at));
+    if (!told) co_return told;
+    // The server describes a table once a session, and those that it described in there are lost with it.
+    co_return error{errc::unavailable, "a large transaction was not kept: the stream is opened anew behind it"};
+  }
   auto begun = assembler_.begin_streamed(committed.xid, committed.at, sent);
   if (!begun) co_return begun;
   while (!stopped_) {

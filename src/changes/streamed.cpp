@@ -58,6 +58,8 @@ void kept_transaction::add(const pgoutput::streamed_message& m) {
   memory_.append(reinterpret_cast<const char*>(&h), sizeof h);
   memory_ += m.tag;
   memory_ += m.body;
+  constexpr std::size_t flags_and_lsn = 9;
+  posted_ |= m.tag == 'M' && m.body.size() > flags_and_lsn && m.body.substr(flags_and_lsn).starts_with("postbus:");
   // The first bytes stay in memory as long as they are all there is; then pieces go out as they fill.
   if (memory_.size() >= (file_ < 0 ? limits_.memory : piece)) write_out();
 }
@@ -143,13 +145,15 @@ result<> streamed_transactions::take(std::string_view payload) {
   return {};
 }
 
-void streamed_transactions::abort(const pgoutput::stream_abort& which) {
+bool streamed_transactions::abort(const pgoutput::stream_abort& which) {
   const auto found = kept_.find(which.xid);
-  if (found == kept_.end()) return;
-  if (which.xid == which.subxid)
+  if (found == kept_.end()) return true;
+  if (which.xid == which.subxid) {
     kept_.erase(found);
-  else
-    found->second->undo(which.subxid);
+    return true;
+  }
+  found->second->undo(which.subxid);
+  return !found->second->posted();
 }
 
 result<std::unique_ptr<kept_transaction>> streamed_transactions::take_out(std::uint32_t xid) {

@@ -36,6 +36,8 @@ public:
   void add(const postgres::pgoutput::streamed_message& m);
   /** What subtransaction `subxid` did does not count. */
   void undo(std::uint32_t subxid) { undone_.insert(subxid); }
+  /** It holds messages of ours. The server gives all of them the whole transaction's id, so that no `undo` reaches them. */
+  bool posted() const { return posted_; }
   /** Why nothing of it is kept any more; empty while all is. */
   const std::string& lost() const { return lost_; }
 
@@ -52,6 +54,7 @@ private:
   std::string memory_;  // what has not been written to the file; all of it where there is no file
   boost::unordered_flat_set<std::uint32_t> undone_;
   std::string lost_;
+  bool posted_{};
   int file_{-1};
   std::uint64_t written_{};
   // Reading.
@@ -71,8 +74,8 @@ public:
   result<> start(const postgres::pgoutput::stream_start& block);
   /** A message within the open block, or its end. */
   result<> take(std::string_view payload);
-  /** A rollback of the whole or of a part. */
-  void abort(const postgres::pgoutput::stream_abort& which);
+  /** A rollback of the whole or of a part. False: of a part of one that has posted; what of that counts cannot be known here. */
+  bool abort(const postgres::pgoutput::stream_abort& which);
   /** Gives a committed transaction away; errc::protocol when it was never begun. */
   result<std::unique_ptr<kept_transaction>> take_out(std::uint32_t xid);
   /** The stream ended: the server will send all of them again. */

@@ -94,14 +94,15 @@ asio::awaitable<result<>> replication_stream::create_slot(std::string name, life
   if (!made) co_return made.error();
   const auto point = made->size() == 1 && made->columns() >= 2 ? parse_lsn(made->text(0, 1)) : std::nullopt;
   if (!point) co_return broken_answer("CREATE_REPLICATION_SLOT");
-  use_slot(std::move(name), *point, *point);
+  use_slot(std::move(name), *point);
   co_return result<>{};
 }
 
 asio::awaitable<result<>> replication_stream::start() {
-  const auto command = fmt::format(
-      "START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming 'on', publication_names {}, messages 'true')",
-      quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, quote_literal(quote_identifier(options_.publication)));
+  const auto command =
+      fmt::format("START_REPLICATION SLOT {} LOGICAL {:X}/{:X} (proto_version '2', streaming '{}', publication_names {}, messages 'true')",
+                  quote_identifier(slot_), start_lsn_ >> 32, start_lsn_ & 0xffff'ffff, options_.in_blocks ? "on" : "off",
+                  quote_literal(quote_identifier(options_.publication)));
   auto started = co_await session_.execute(command, options_.deadline);
   if (!started) co_return started.error();
   pulse_ = stream_pulse{steady::now(), options_.pulse};

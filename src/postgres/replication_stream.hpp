@@ -25,6 +25,7 @@ struct stream_options {
   steady::duration deadline{std::chrono::seconds{10}};       ///< of the connection and of each command
   steady::duration slot_deadline{std::chrono::seconds{60}};  ///< of the slot's creation, which waits for running writers
   stream_pulse::timing pulse{};
+  bool in_blocks{true};  ///< large transactions come while they run; else everything comes at its commit, however large
   std::uint32_t decoding_kib{
       64 * 1024};  ///< what the server holds of transactions under way before it streams the largest (logical_decoding_work_mem)
 };

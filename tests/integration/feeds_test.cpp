@@ -7,8 +7,6 @@
 
 #include <boost/json.hpp>
 
-#include <map>
-#include <random>
 #include <set>
 #include <thread>
 
@@ -240,67 +238,6 @@ TEST(feeds, survive_ddl_partitions_and_wide_rows) {
   EXPECT_EQ(ddl[2]->kind, bus::kind::schema);
   EXPECT_EQ(ddl[2]->at, ddl[1]->at) << "it takes no position of its own";
   EXPECT_EQ(data_of(rig.payloads("table:public.renamed", 1)[0]), R"({"id":4,"z":[2]})");
-}
-
-TEST(feeds, agree_with_test_decoding_on_a_random_workload) {
-  database db;
-  db.psql("create table r(id int primary key, a text, n numeric); alter table r replica identity full; select postbus.watch('r')");
-  change_rig rig{db};
-  rig.start();
-  db.psql("select pg_create_logical_replication_slot('witness', 'test_decoding')");
-  const auto seed = std::random_device{}();
-  RecordProperty("seed", std::to_string(seed));
-  std::mt19937 random{seed};
-  const auto pick = [&](int most) { return std::uniform_int_distribution<int>{0, most}(random); };
-  session one{db.url()}, two{db.url()};
-  for (auto* s : {&one, &two}) s->psql("set lock_timeout = '200ms'");
-  for (int i = 0; i < 60; ++i) {
-    auto& s = pick(1) ? one : two;
-    std::string sql = "begin;";
-    for (int n = pick(3); n >= 0; --n) {
-      const int id = pick(20);
-      switch (pick(5)) {
-        case 0: sql += fmt::format("insert into r values ({}, 'i{}', {}.{}) on conflict do nothing;", id, i, i, n); break;
-        case 1: sql += fmt::format("update r set a = 'u{}', n = null where id <= {};", i, id); break;
-        case 2: sql += fmt::format("delete from r where id = {};", id); break;
-        case 3: sql += fmt::format("savepoint s; update r set a = 'undone'; rollback to s;"); break;
-        case 4:
-          sql +=
-              fmt::format("savepoint s; insert into r values ({}, 'kept', 1) on conflict (id) do update set a = 'merged'; release s;", id);
-          break;
-        default: sql += "select 1;";
-      }
-    }
-    s.psql(sql + (pick(4) == 0 ? "rollback" : "commit"));
-  }
-  rig.catch_up(db);
-  // test_decoding names xid and action of every change in commit order; the feed must hold the same, in that order.
-  const auto told = db.psql(
-      "select string_agg(xid || ' ' || (regexp_match(data, 'table public.r: ([A-Z]+):'))[1], E'\n' order by n) "
-      "from pg_logical_slot_get_changes('witness', null, null, 'include-xids', 'false') with ordinality as c(lsn, xid, data, n) "
-      "where data like 'table public.r:%'");
-  std::string ours;
-  for (const auto& p : rig.payloads("table:public.r", 0)) {
-    const auto o = boost::json::parse(p).as_object();
-    ours +=
-        (ours.empty() ? "" : "\n") + std::to_string(o.at("xid").to_number<std::uint64_t>()) + ' ' + std::string{o.at("action").as_string()};
-  }
-  EXPECT_EQ(ours, told) << "seed " << seed;
-  // And replaying the feed gives the table.
-  std::map<std::int64_t, std::string> replayed;
-  for (const auto& p : rig.payloads("table:public.r", 0)) {
-    const auto o = boost::json::parse(p).as_object();
-    if (o.contains("old")) replayed.erase(o.at("old").at("id").to_number<std::int64_t>());
-    const auto id = o.at("data").at("id").to_number<std::int64_t>();
-    if (o.at("action") == "DELETE")
-      replayed.erase(id);
-    else
-      replayed[id] = std::string{o.at("data").at("a").as_string()};
-  }
-  std::string state;
-  for (const auto& [id, a] : replayed) state += fmt::format("{}{}={}", state.empty() ? "" : ",", id, a);
-  EXPECT_EQ(state, db.psql("select coalesce(string_agg(id || '=' || a, ',' order by id), '') from r")) << "seed " << seed;
-  db.psql("select pg_drop_replication_slot('witness')");
 }
 
 /** What any program does that listens to `events`. Ends some moments after `stop`. */

@@ -364,7 +364,7 @@ TEST(slot, a_large_transaction_comes_while_it_runs_and_has_the_positions_of_a_sm
     change_rig rig{db, [](reader_options& o) {
                      permanent(o);
                      o.decoding_kib = 64;  // the least there is
-                     o.limits = {.publish_bytes = 100'000, .transaction_bytes = 300'000};
+                     o.limits.publish_bytes = 100'000;
                      o.spill.memory = 200'000;
                    }};
     rig.start();
