@@ -405,6 +405,24 @@ TEST(slot, a_transaction_beyond_the_spill_is_told_as_a_gap) {
   EXPECT_THAT(told(rig, "a", start), ElementsAre("gap", "after"));
 }
 
+TEST(slot, tables_that_were_first_told_of_in_such_a_transaction_go_on) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t'); select postbus.create_stream('s')");
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.spill.memory = 100'000;
+                   o.spill.disk = 400'000;
+                 }};
+  rig.start();
+  const auto start = rig.hub.head();
+  db.psql("begin; insert into t select g, repeat('q', 500) from generate_series(1, 3000) g; select postbus.post('s', 'lost'); commit");
+  db.psql("insert into t values (10001, 'after'); select postbus.post('s', 'after')");
+  rig.wait([&] { return told(rig, "s", start).size() >= 2 && !places(rig, "table:public.t", start).empty(); });
+  EXPECT_THAT(told(rig, "s", start), ElementsAre("gap", "after"));
+  EXPECT_THAT(told(rig, "table:public.t", start), ElementsAre("gap", testing::HasSubstr("10001")));
+}
+
 TEST(slot, one_that_costs_too_much_is_given_up) {
   database db;
   change_rig rig{db, [](reader_options& o) {
