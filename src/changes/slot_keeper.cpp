@@ -81,7 +81,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
     if (chosen.flushed_lsn < resume_lsn) {
       log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
       chosen.lost = true;
-      resume_lsn = 0;
+      resume_lsn = chosen.flushed_lsn;  // what the slot, put back as well, would give again belongs to the old positions
     }
     const auto plan = plan_slot(*facts, past_);
     if (!plan.why.empty() && plan.why != last_why_) log::warning("changes", "{}", plan.why);
