@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <random>
 #include <set>
@@ -26,6 +27,11 @@ enum class rule {
   start_ignored,       // a new stream joins at once
   start_by_xmax,       // a new stream joins snapshots with S.xmin >= S0.xmax
 };
+
+void PrintTo(rule r, std::ostream* out) {
+  constexpr std::array names{"right", "lsn_alone", "no_ring", "forgotten_early", "running_ignored", "start_ignored", "start_by_xmax"};
+  *out << names[static_cast<std::size_t>(r)];
+}
 
 struct outcome {
   int verified{}, wrong{}, refused{}, reset{}, from_ring{};
