@@ -115,7 +115,8 @@ result<std::optional<pgoutput::frame>> replication_stream::next() {
   if (!*taken) return std::optional<pgoutput::frame>{};
   auto frame = pgoutput::decode_frame(**taken);
   if (!frame) return frame.error();
-  if (const auto* alive = std::get_if<pgoutput::keepalive>(&*frame); alive && alive->reply_requested) pulse_.requested(steady::now());
+  if (const auto* alive = std::get_if<pgoutput::keepalive>(&*frame); alive && alive->reply_requested)
+    pulse_.requested(steady::now(), acknowledged_ < applied_);
   return std::optional{*frame};
 }
 

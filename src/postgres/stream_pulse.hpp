@@ -1,4 +1,6 @@
 #pragma once
+#include <utility>
+
 #include "base/clock.hpp"
 
 namespace postbus::postgres {
@@ -32,10 +34,10 @@ public:
     heard_ = now;
     asked_ = false;
   }
-  /** The server asked for feedback. */
-  void requested(steady::time_point now) {
-    requested_ = true;
-    requests_ = now < spoke_ + timing_.at_once ? requests_ + 1 : 0;
+  /** The server asked for feedback. `late`: we acknowledge less than we have. */
+  void requested(steady::time_point now, bool late) {
+    if (std::exchange(requested_, true)) return;  // not answered yet
+    requests_ = late && now < spoke_ + timing_.at_once ? requests_ + 1 : 0;
   }
   /** What to do now; what it returns counts as done. Take what the socket holds first: give_up means nothing was there. */
   action due(steady::time_point now);

@@ -27,7 +27,7 @@ TEST(stream_pulse, answers_a_request_at_once_and_once) {
   stream_pulse pulse{t0, timing};
   pulse.heard(t0);
   EXPECT_EQ(pulse.due(t0), action::none);
-  pulse.requested(t0);
+  pulse.requested(t0, false);
   EXPECT_LE(pulse.next(), t0);
   EXPECT_EQ(pulse.due(t0), action::feedback);
   EXPECT_EQ(pulse.due(t0), action::none);
@@ -37,18 +37,33 @@ TEST(stream_pulse, a_server_that_asks_again_as_soon_as_it_is_answered_is_left) {
   stream_pulse pulse{t0, timing};
   auto now = t0;
   for (int i = 1; i < timing.insistent; ++i) {
-    pulse.requested(now += 10ms);
+    pulse.requested(now += 10ms, true);
     EXPECT_EQ(pulse.due(now), action::feedback);
   }
-  pulse.requested(now += 10ms);
+  pulse.requested(now += 10ms, true);
   EXPECT_EQ(pulse.due(now), action::leave);
+}
+
+TEST(stream_pulse, one_that_we_have_told_all_is_answered_for_ever) {
+  stream_pulse pulse{t0, timing};
+  auto now = t0;
+  for (int i = 0; i < 100; ++i) {
+    pulse.requested(now += 10ms, false);
+    EXPECT_EQ(pulse.due(now), action::feedback);
+  }
+}
+
+TEST(stream_pulse, questions_that_were_not_answered_yet_are_one) {
+  stream_pulse pulse{t0, timing};
+  for (int i = 0; i < 100; ++i) pulse.requested(t0 + 10ms, true);
+  EXPECT_EQ(pulse.due(t0 + 10ms), action::feedback);
 }
 
 TEST(stream_pulse, one_that_asks_now_and_then_is_answered_for_ever) {
   stream_pulse pulse{t0, timing};
   auto now = t0;
   for (int i = 0; i < 100; ++i) {
-    pulse.requested(now += timing.at_once);
+    pulse.requested(now += timing.at_once, true);
     pulse.heard(now);
     EXPECT_EQ(pulse.due(now), action::feedback);
   }
