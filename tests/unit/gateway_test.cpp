@@ -185,6 +185,15 @@ TEST_F(gateway_fixture, a_position_that_lies_ahead_is_waited_for) {
   EXPECT_TRUE(answer.find(R"("payload":"two")") == std::string::npos);
 }
 
+TEST_F(gateway_fixture, parameters_that_ask_for_nothing_sensible_are_refused) {
+  for (const auto* const where : {"", "%20", "%20%20%20"}) {
+    const auto answer = get("/v1/tables/orders?where=" + std::string{where});
+    EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 ") && answer.find("`where` is empty") != std::string::npos) << answer;
+  }
+  EXPECT_TRUE(get("/v1/channels/a?format=foo").starts_with("HTTP/1.1 400 "));
+  EXPECT_TRUE(get("/v1/channels/a/ack?consumer=c").starts_with("HTTP/1.1 405 "));
+}
+
 TEST_F(gateway_fixture, plain_listen_is_asked_once_per_channel_and_given_back) {
   {
     raw_client a{g.port()}, b{g.port()};
