@@ -208,6 +208,7 @@ struct hub::state {
     if (std::holds_alternative<from_now>(from)) return given;
     const bool all = std::holds_alternative<from_beginning>(from);
     const position after = all ? position{} : std::get<position>(from);
+    given.before = after;
     if (!all && after.epoch != head.epoch) {
       metrics::add(metrics::counter::resets);
       given.events.push_back(lone_event(name, kind::reset, reset_payload(head, "epoch"), head, now_micros(), next_seq - 1));
@@ -235,6 +236,11 @@ struct hub::state {
       // All that lies after `after` was linked here: older events of this channel do not matter.
       if (seq != 0 && !all && at <= after) complete = true;
       std::ranges::reverse(given.events);
+      if (all && !given.events.empty()) {
+        const auto oldest = given.events.front()->at;
+        given.before = std::max(at, channel.known_since);  // no gap is told from there
+        if (given.before >= oldest) given.before = just_before(oldest);
+      }
     }
     if (!all && is_foreign_notify(after)) complete = false;
     given.complete = given.whole = complete;

@@ -46,10 +46,13 @@ result<start> parse_start(std::string_view text);
 
 /** What a new subscription is given: all of it comes before anything its shard delivers later. */
 struct replay {
-  position at;                     ///< nothing after it is missed; a confirmation carries it
+  position at;                     ///< where the subscription stands behind all of this: nothing after it is missed
+  position before{};               ///< resuming after it gives `events` once more
   std::vector<event_ref> events;   ///< kept events after the asked position, gaps and resets among them, in order
   bool complete{true};             ///< history reaches back to the asked position
   bool whole{true};                ///< and no gap of all channels lies since then: a notification that was lost is in no table either
+  /** What a listener is told first: whoever breaks off there, before any event has come, resumes after it and misses nothing. */
+  const position& opening() const { return events.empty() ? at : before; }
 };
 
 /**

@@ -20,6 +20,10 @@ bool parse_hex(std::string_view text, std::uint64_t& value) {
 
 }  // namespace
 
+position just_before(const position& at) {
+  return at.index > 0 ? position{at.epoch, at.lsn, at.index - 1} : position{at.epoch, at.lsn - 1, position::end_of_commit};
+}
+
 void append_text(std::string& out, const position& at) {
   append_hex(out, at.epoch, 8);
   out += '-';

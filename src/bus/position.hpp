@@ -29,6 +29,9 @@ struct position {
   auto operator<=>(const position&) const = default;
 };
 
+/** Nothing lies between this and `at`. */
+position just_before(const position& at);
+
 void append_text(std::string& out, const position& at);
 std::string to_text(const position& at);
 /** errc::invalid_position with a text that shows the form. `beginning` and `now` are not positions: see `start`. */

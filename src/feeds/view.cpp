@@ -55,11 +55,6 @@ void read_rows(const row_change& c, row_values& before, row_values& after) {
   }
 }
 
-/** Nothing lies between this and `at`. */
-bus::position just_before(const bus::position& at) {
-  return at.index > 0 ? bus::position{at.epoch, at.lsn, at.index - 1} : bus::position{at.epoch, at.lsn - 1, bus::position::end_of_commit};
-}
-
 std::string list(const std::vector<std::string>& names) {
   std::string all;
   for (const auto& n : names) all += postgres::quote_identifier(n);
@@ -225,7 +220,7 @@ std::vector<bus::event_ref> replay_through(const view& v, const std::vector<bus:
   };
   const auto tell_unknown = [&] {
     if (first_unknown == nullptr) return;
-    const auto text = fmt::format(R"({{"from":"{}","to":"{}","reason":"schema"}})", bus::to_text(just_before(first_unknown->at)),
+    const auto text = fmt::format(R"({{"from":"{}","to":"{}","reason":"schema"}})", bus::to_text(bus::just_before(first_unknown->at)),
                                   bus::to_text(last_unknown->at));
     auto alone = std::make_shared<bus::batch>();
     char* const copy = alone->allocate(text.size());

@@ -47,7 +47,7 @@ bool channel_session::join(const bus::start& from, bool tables_first) {
   metrics::adjust(metrics::gauge::subscriptions, 1);
   complete_replay(asked_, given);
   const bool whole = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
-  if (!std::exchange(opened_, true)) append_opening(out(), given.at);
+  if (!std::exchange(opened_, true)) append_opening(out(), given.opening());
   if (!whole) {
     begin_over(errc::start_over);
     return true;

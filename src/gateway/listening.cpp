@@ -155,7 +155,9 @@ void add_missed_notifications(const listen_request& asked, bus::replay& given) {
   append_text(payload, since);
   payload += R"(","reason":"notify"})";
   auto alone = std::make_shared<bus::batch>();
-  auto& note = alone->add(asked.channel, bus::kind::gap, bus::payload_form::json, payload, since, now_micros());
+  // The gap is told first: resuming from it must give what follows, which may lie before its end.
+  const auto at = given.events.empty() || given.events.front()->at > since ? since : *after;
+  auto& note = alone->add(asked.channel, bus::kind::gap, bus::payload_form::json, payload, at, now_micros());
   given.events.insert(given.events.begin(), {alone, &note});
 }
 

@@ -64,7 +64,7 @@ bool multi_session::join(subscription& s, const bus::start& from, bool tables_fi
   // A replay is bounded by the history, not by the lag a live reader may have.
   const bool whole = !s.asked.snapshot || (s.rows ? s.rows->join(given) : given.complete);
   s.rows.reset();
-  at = given.at;
+  at = given.opening();
   if (!whole) {
     s.over = true;
     return true;

@@ -72,6 +72,7 @@ protected:
   /** Takes all subscriptions off the hub, and what they were given back; they stay. */
   void leave_all();
   const auto& subscriptions() const { return subscriptions_; }
+  const bus::event* next_waiting() const { return pending_.empty() ? nullptr : pending_.front().event.item; }
   /** Events and bytes that have not been sent. */
   std::size_t waiting_bytes() const { return pending_.size() + out_bytes(); }
   /** Everything has been sent. */
@@ -146,6 +147,7 @@ public:
 
 private:
   void on_bytes(std::span<char>) override {}
+  /** A notice of one channel behind which something else follows that lies no later leaves with the position before it. */
   void append_event(std::string& out, const bus::event_ref& e, const subscription& from) override;
   void append_row(std::string&, const bus::event&, const subscription&) override {}  // many channels begin with no rows
   void append_ending(std::string& out, errc why) override;
@@ -153,6 +155,7 @@ private:
   void on_sent() override {
     if (room_) room_->ring();
   }
+  /** Writes the response's head and the first position, once. */
   void open(const bus::position& at);
   /** Brings streams from the tables and the other channels from history, in one order, until all can join the hub. */
   static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room,
@@ -163,6 +166,7 @@ private:
   std::vector<listen_request> asked_;
   form form_;
   std::string head_;
+  bus::position sent_;  ///< where a client that breaks off now resumes
 };
 
 }  // namespace postbus::gateway

@@ -143,6 +143,8 @@ result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
   if (!columns) return columns.error();
   const auto maybe = s.target().flag("maybe");
   if (!maybe) return maybe.error();
+  if (*where && (*where)->find_first_not_of(" \t\r\n") == std::string_view::npos)
+    return error{errc::invalid_argument, "`where` is empty: give a filter, or leave it out"};
   feeds::view_request asked{.where = std::string{where->value_or("")}, .maybe = *maybe};
   if (*columns) {
     auto names = feeds::parse_names(**columns);
@@ -215,6 +217,7 @@ void listen(http_session& s, const std::string& channel, bool is_table = false) 
   if (*with_rows)
     return s.fail({errc::invalid_argument,
                    "a snapshot needs a WebSocket or `Accept: text/event-stream`: a long poll could not tell where it was interrupted"});
+  if (auto format = s.target().format(wire_format::event); !format) return s.fail(format.error());
   auto patience = s.target().duration("wait", 0ms, longest_wait);
   if (!patience) return s.fail(patience.error());
   s.wait({.asked = std::move(asked),
@@ -394,6 +397,8 @@ void route(http_session& s) {
     return post(s, path[2], content_type, s.request().take_body(), false);
   }
   if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack" && posting) return ack(s, path[2]);
+  if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack")
+    return s.fail({errc::method_not_allowed, "an acknowledgement is posted: POST /v1/channels/{channel}/ack?consumer=NAME&position=POSITION"});
   if (is({"post"})) return classic_post(s);
   if (request.method() != http_method::get && request.method() != http_method::head)
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});

@@ -2,12 +2,18 @@
 // the others' events wait for theirs: all go out in the order of their positions.
 #include <algorithm>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "base/log.hpp"
 #include "gateway/multi_session.hpp"
 
 namespace postbus::gateway {
+namespace {
+
+bool is_notice(const bus::event& e) { return e.kind == bus::kind::gap || e.kind == bus::kind::reset; }
+
+}  // namespace
 
 stream_multi::stream_multi(loop& home, socket&& s, std::unique_ptr<identity> who, std::vector<listen_request> asked, form f,
                            std::string head)
@@ -20,13 +26,17 @@ void stream_multi::begin() {
   const bus::start from = std::holds_alternative<bus::from_now>(asked.front().from) ? bus::start{head} : asked.front().from;
   std::int64_t id = 0;
   bool whole = true;
-  bus::position at;
-  for (auto& one : asked) whole &= join(make(id++, std::move(one)), from, true, at);
+  bus::position opening = head;
+  for (auto& one : asked) {
+    bus::position at;
+    whole &= join(make(id++, std::move(one)), from, true, at);
+    opening = std::min(opening, at);
+  }
   arm(home().limits().ping_every);
-  if (whole) return open(head);
-  leave_all();
   const auto* const after = std::get_if<bus::position>(&from);
-  open(after ? *after : bus::position{head.epoch, 0, 0});
+  if (whole) return open(after != nullptr && next_waiting() != nullptr ? *after : opening);
+  leave_all();
+  if (after != nullptr) open(*after);
   room_ = std::make_shared<room_signal>(home().context().get_executor());
   home().spawn("replay", read_tables(home(), handle(), room_, from));
 }
@@ -36,7 +46,9 @@ stream_multi::~stream_multi() {
 }
 
 void stream_multi::open(const bus::position& at) {
+  if (head_.empty()) return;
   sort_replay();
+  sent_ = at;
   auto& bytes = out();
   bytes += std::exchange(head_, {});
   bytes += "Postbus-Position: ";
@@ -96,7 +108,8 @@ boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_p
       if (ordinary.contains(id))
         for (auto& e : home.shared().hub.history(channel, asked, SIZE_MAX).events)  // what was asked for decides about a gap
           if (e->at <= *upto && (!sent || e->at > *sent)) ready.push_back({std::move(e), id});
-    std::ranges::sort(ready, {}, [](const waiting& w) { return std::pair{w.event->at, w.id}; });
+    std::ranges::sort(ready, {}, [](const waiting& w) { return std::tuple{w.event->at, !is_notice(*w.event), w.id}; });
+    self->open({home.shared().hub.head().epoch, 0, 0});
     self->queue_replay(std::move(ready));
     from = *upto;
     sent = *upto;
@@ -112,14 +125,19 @@ boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_p
 
 void stream_multi::join_all(const bus::start& from) {
   room_.reset();
-  bus::position at;
-  for (const auto& [id, s] : subscriptions()) join(*s, from, false, at);
+  auto opening = home().shared().hub.head();
+  for (const auto& [id, s] : subscriptions()) {
+    bus::position at;
+    join(*s, from, false, at);
+    opening = std::min(opening, at);
+  }
+  open(opening);
   sort_replay();
 }
 
 void stream_multi::on_timer() {
   if (closing()) return close_if_stalled();
-  if (!flushed_since_timer_ && !blocked() && form_ != form::lines) {
+  if (!flushed_since_timer_ && !blocked() && head_.empty() && form_ != form::lines) {
     out() += ":\n\n";
     home().flush_later(*this);
   }
@@ -128,12 +146,21 @@ void stream_multi::on_timer() {
 }
 
 void stream_multi::append_event(std::string& out, const bus::event_ref& e, const subscription&) {
+  const bool notice = is_notice(*e);
   // A line cannot tell of a gap: the end of the response does.
-  if (form_ == form::lines && (e->kind == bus::kind::gap || e->kind == bus::kind::reset)) return end(errc::draining);
+  if (form_ == form::lines && notice) return end(errc::draining);
+  const auto* const behind = notice ? next_waiting() : nullptr;
+  if (behind != nullptr && behind->at <= e->at) {
+    auto held_back = *e;
+    held_back.at = sent_;
+    return encode(out, form_, held_back);
+  }
+  sent_ = e->at;
   out += home().encoded().get(form_, e);
 }
 
 void stream_multi::append_ending(std::string& out, errc why) {
+  open({home().shared().hub.head().epoch, 0, 0});  // where it ends before a table has been read
   if (form_ != form::lines && traits(why).retry) append_sse_retry(out);
 }
 

@@ -63,6 +63,69 @@ TEST_F(gateway_fixture, an_event_stream_starts_with_its_position_and_resumes) {
   EXPECT_EQ(again.read_until("\n\n"), "id: 5f3a9c01-00000000000007d2-00000000\ndata: next\n\n");
 }
 
+/** The position a listener is told first, and the events it is given when it breaks off there and comes back with it. */
+TEST_F(gateway_fixture, whoever_breaks_off_before_the_first_event_resumes_after_what_is_told_first) {
+  for (const auto* const text : {"n1", "n2", "n3"}) post("a", text);  // 7d1 to 7d3
+  post("b", "m1");
+  const std::string n1 = "5f3a9c01-00000000000007d1-00000000", head = "5f3a9c01-00000000000007d4-00000000";
+  const std::string unknown = "5f3a9c01-0000000000000001-00000000", other = "ffffffff-0000000000000001-00000000";
+  const std::string only = "[\"n2\",\"n3\"]", all = "[\"n1\",\"n2\",\"n3\"]";
+
+  const auto sse = [&](std::string_view target, std::string_view after) {
+    raw_client c{g.port()};
+    c.send("GET " + std::string{target} + (target.find('?') == std::string_view::npos ? "?" : "&") + "after=" + std::string{after} +
+           " HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    const auto answer = c.read_until("\r\n\r\n");
+    const auto first = c.read_until("\n\n");
+    const auto told = first.substr(4, bus::position::text_size);
+    EXPECT_TRUE(answer.find("Postbus-Position: " + told) != std::string::npos) << answer << first;
+    return told;
+  };
+  const auto ws = [&](std::string_view after) {
+    raw_client c{g.port()};
+    c.upgrade("/v1/ws", "Sec-WebSocket-Protocol: postbus.v1\r\n");
+    c.send_text(R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{after} + "\"}");
+    const auto ok = c.read_frame().payload;
+    EXPECT_TRUE(ok.starts_with(R"({"id":1,"ok":{"position":")")) << ok;
+    return ok.substr(26, bus::position::text_size);
+  };
+  const auto resumed = [&](std::string_view from) {
+    const auto answer = get("/v1/channels/a?after=" + std::string{from});
+    std::string payloads = "[", kinds;
+    for (std::size_t at = 0; (at = answer.find(R"("kind":")", at)) != std::string::npos; ++at) {
+      if (!answer.substr(at + 8).starts_with("message")) {
+        kinds += answer.substr(at + 8, answer.find('"', at + 8) - at - 8) + ' ';
+        continue;
+      }
+      const auto text = answer.find(R"("payload":)", at) + 10;
+      payloads += (payloads.size() > 1 ? "," : "") + answer.substr(text, answer.find('}', text) - text);
+    }
+    return kinds + payloads + ']';
+  };
+
+  for (const auto& told : {sse("/v1/channels/a", n1), sse("/v1/events?channel=a&channel=b", n1), ws(n1)}) EXPECT_EQ(resumed(told), only);
+  for (const auto& told : {sse("/v1/channels/a", "beginning"), sse("/v1/events?channel=a&channel=b", "beginning"), ws("beginning")})
+    EXPECT_EQ(resumed(told), all) << "and no gap before it";
+  for (const auto& told : {sse("/v1/channels/a", unknown), sse("/v1/events?channel=a&channel=b", unknown), ws(unknown)})
+    EXPECT_EQ(resumed(told), "reset " + all);
+  for (const auto& told : {sse("/v1/channels/a", other), sse("/v1/events?channel=a&channel=b", other), ws(other)})
+    EXPECT_EQ(resumed(told), "reset []");
+  for (const auto& told : {sse("/v1/channels/a", head), sse("/v1/events?channel=a&channel=b", head), ws(head), ws("now")})
+    EXPECT_EQ(told, head) << "nothing is still to come";
+  EXPECT_EQ(sse("/v1/channels/quiet", n1), head) << "no event of this channel is between";
+}
+
+TEST_F(gateway_fixture, of_two_channels_that_are_told_of_a_gap_neither_is_missed_where_the_stream_breaks_between) {
+  raw_client c{g.port()};
+  c.send("GET /v1/events?channel=a&channel=b HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  c.read_until("\r\n\r\n");
+  const auto opening = c.read_until("\n\n");
+  g.hub.announce_gap({0x5f3a9c01, 1000, 0}, {0x5f3a9c01, 1010, 0}, "reconnect");
+  const auto first = c.read_until("\n\n"), second = c.read_until("\n\n");
+  EXPECT_TRUE(first.starts_with(opening.substr(0, opening.size() - 1) + "event: gap\n")) << first;
+  EXPECT_TRUE(second.starts_with("id: 5f3a9c01-00000000000003f2-00000000\nevent: gap\n")) << second;
+}
+
 TEST_F(gateway_fixture, a_long_poll_answers_from_history_waits_or_comes_back_empty) {
   post("a", "old");
   EXPECT_TRUE(get("/v1/channels/a?after=beginning").find(R"("payload":"old"}],"next":"5f3a9c01-00000000000007d1-00000000"})") !=
@@ -120,6 +183,15 @@ TEST_F(gateway_fixture, a_position_that_lies_ahead_is_waited_for) {
   const auto answer = poll.read_until("}\n");
   EXPECT_TRUE(answer.find(R"("payload":"three")") != std::string::npos);
   EXPECT_TRUE(answer.find(R"("payload":"two")") == std::string::npos);
+}
+
+TEST_F(gateway_fixture, parameters_that_ask_for_nothing_sensible_are_refused) {
+  for (const auto* const where : {"", "%20", "%20%20%20"}) {
+    const auto answer = get("/v1/tables/orders?where=" + std::string{where});
+    EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 ") && answer.find("`where` is empty") != std::string::npos) << answer;
+  }
+  EXPECT_TRUE(get("/v1/channels/a?format=foo").starts_with("HTTP/1.1 400 "));
+  EXPECT_TRUE(get("/v1/channels/a/ack?consumer=c").starts_with("HTTP/1.1 405 "));
 }
 
 TEST_F(gateway_fixture, plain_listen_is_asked_once_per_channel_and_given_back) {
