@@ -338,27 +338,6 @@ end $$;
 comment on function postbus.maintain_streams is
   'Opens new segments, empties and drops those past their stream''s bounds. A gateway calls it; anyone who administers may. Returns how many segments it changed.';
 
-create or replace function postbus.repair_publication() returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-  tbl oid;
-begin
-  if not exists (select from pg_publication where pubname = 'postbus') then
-    create publication postbus;
-    -- What was committed while there was none is not in the stream: readers must begin anew. PostgreSQL up to 17 ends the
-    -- stream by itself; 18 leaves such changes out and only warns.
-    if postbus.wal_level() = 'logical' then
-      perform pg_logical_emit_message(true, 'postbus:publication', 'made anew');
-    end if;
-  end if;
-  alter publication postbus set (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
-  perform postbus.publish('postbus.messages'::regclass);
-  for tbl in select w.tbl from postbus.watched_tables w join pg_class c on c.oid = w.tbl order by 1 loop
-    perform postbus.publish(tbl);
-  end loop;
-end $$;
-
 -- --- Positions and consumers
 
 create function postbus.place(lsn bigint, index bigint) returns bytea

@@ -322,6 +322,7 @@ json::object database_side::status() const {
       {"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
   all["server_version"] = reader.server_version;
   all["reconnects"] = reader.reconnects;
+  all["feeds_problem"] = reader.feeds_problem;
   json::array watched;
   for (const auto& t : running_->feeds->watched()) {
     json::value columns = nullptr;

@@ -64,10 +64,9 @@ public:
   boost::asio::awaitable<result<bus::start>> consumer_start(std::string channel, std::string consumer) override;
   boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;
   bool ready() const override;
+  std::string problem() const override;
   boost::json::object status() const override;
 
-  /** Why it is not ready, safe to show; empty when it is. */
-  std::string problem() const;
 
 private:
   struct running;

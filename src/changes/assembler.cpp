@@ -130,7 +130,7 @@ void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros se
       static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
   last_ = {commit_time, sent};
   open_ = true;
-  dropping_ = false;
+  dropping_ = mended_ = false;
   ordinal_ = 0;
   first_ = batch_->events().size();
   bytes_before_ = batch_->bytes();
@@ -158,12 +158,17 @@ result<assembler::want> assembler::commit(const pgoutput::commit& c) {
   const auto before = std::exchange(applied_, std::max(applied_, end));
   resume_lsn_ = std::max(resume_lsn_, c.end_lsn);
   if (dropping_) {
-    lost_ = {before, end, now_.xid};
+    lost_ = {before, end, now_.xid, mended_};
     if (rows_) rows_->lost(end);
     return want::announce;
   }
   place_open_events(c.end_lsn);
   if (rows_) rows_->completed();
+  if (mended_) {
+    lost_ = {before, end, now_.xid, true};
+    if (rows_) rows_->lost(end);
+    return want::announce;
+  }
   return batch_->bytes() >= limits_.publish_bytes && first_ > 0 ? want::publish : want::nothing;
 }
 
@@ -209,6 +214,7 @@ void assembler::take_text(const pgoutput::message& m) {
   if (name == "flush") return;
   if (name == "publication") republished_ = true;
   if (!m.transactional || !open_) return drop(metrics::counter::dropped_immediate, "it is not transactional");
+  if (name == "mended") mended_ = true;
   if (dropping_) return;
   const bool json = name.starts_with("j:");
   if (!json && !name.starts_with("t:")) {

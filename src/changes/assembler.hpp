@@ -40,6 +40,7 @@ public:
   struct loss {
     bus::position from, to;
     std::uint64_t xid{};
+    bool unpublished{};  ///< the publication, and not the transaction, left something out, perhaps since long before `from`
   };
 
   /** `rows` may be null: then rows are dropped. It must outlive the assembler. */
@@ -114,6 +115,7 @@ private:
   arrival last_{};
   loss lost_{};
   bool republished_{};
+  bool mended_{};  ///< by the open transaction: up to it, changes were left out of the stream
   std::string checked_channel_;  ///< the last channel that was found good
 };
 

@@ -136,11 +136,22 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
     found = {.retained_bytes = number<std::uint64_t>(health->text(0, 0)),
              .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
              .xmin_age = number<std::uint64_t>(health->text(0, 1)),
-             .published = health->is_true(0, 3)};
+             .at_lsn = number<std::uint64_t>(health->text(0, 5)),
+             .feeds_fault = std::string{health->text(0, 3)}};
   if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
   metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));
+  const bool faulty = !found.feeds_fault.empty();
   if (settings_.on_health) settings_.on_health(found);
+  if (!faulty) co_return result<>{};
+  co_return co_await mend(session);
+}
+
+asio::awaitable<result<>> attendant::mend(postgres::connection& session) {
+  auto mended = co_await session.query(embedded_sql::find("statements/changes/mend_feeds.sql"), {}, statement_deadline);
+  if (!mended && mended.error().code != errc::database) co_return mended.error();
+  if (settings_.on_mended)
+    settings_.on_mended(mended ? std::string{mended->text(0, 0)} : "the database refused to mend the feeds: " + mended.error().detail);
   co_return result<>{};
 }
 

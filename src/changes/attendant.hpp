@@ -15,7 +15,8 @@ namespace postbus::changes {
 /**
  * What runs beside the stream on an ordinary session: it makes asynchronous commits reach the disk soon while somebody
  * waits for them (flush_policy), finds out which of the transactions that were read are visible by now (visibility), and
- * measures now and then what the slot costs the server. Its executor only.
+ * measures now and then what the slot costs the server, and whether the feeds are still fed: what somebody altered of the
+ * publication or dropped of the tables is mended. Its executor only.
  */
 class attendant {
 public:
@@ -26,6 +27,7 @@ public:
     bool poke{true};  ///< false: never poll for unflushed WAL
     class visibility* visibility{};  ///< whose questions it asks; may be null, must outlive it
     std::function<void(const slot_health&)> on_health{};
+    std::function<void(std::string left)> on_mended{};  ///< feeds were mended, but for what is `left`
   };
   attendant(boost::asio::any_io_executor executor, settings given);
 
@@ -44,6 +46,7 @@ private:
   boost::asio::awaitable<result<>> attend(postgres::connection& session);
   boost::asio::awaitable<result<>> poke(postgres::connection& session);
   boost::asio::awaitable<result<>> measure(postgres::connection& session);
+  boost::asio::awaitable<result<>> mend(postgres::connection& session);
   boost::asio::awaitable<result<>> ask_what_is_visible(postgres::connection& session);
   boost::asio::awaitable<void> sleep_until(steady::time_point until);
 

@@ -73,7 +73,8 @@ reader::reader(asio::any_io_executor executor, reader_options options, bus::hub&
                   .health_every = options_.look_after,
                   .poke = options_.poke,
                   .visibility = &visibility_,
-                  .on_health = [this](const slot_health& health) { measured(health); }}},
+                  .on_health = [this](const slot_health& health) { measured(health); },
+                  .on_mended = [this](std::string left) { mended(std::move(left)); }}},
       slots_{executor, options_.slot, [this](std::string what) { note(reader_state::waiting_for_slot, std::move(what)); }},
       window_{options_.window},
       retry_{std::random_device{}(), options_.retry},
@@ -214,6 +215,10 @@ asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
 void reader::announce_start() {
   const auto at = assembler_.applied();
   const bool continues = begun_ && last_applied_.epoch == at.epoch && slot_.goes_on;
+  if (!begun_ || last_applied_.epoch != at.epoch) {
+    fed_at_.assign(1, at.lsn);  // as far as anybody can know who was not there
+    asked_at_ = 0;
+  }
   if (!continues) window_.begin(steady::now(), stream_->start_lsn());
   if (!std::exchange(begun_, true)) {
     visibility_.restarted();
@@ -242,13 +247,16 @@ void reader::look_whether_caught_up() {
 }
 
 void reader::measured(const slot_health& health) {
-  if (!health.published) {
-    // PostgreSQL up to 17 ends the stream at the next change; later ones leave changes out and go on.
-    log::error("changes", "the publication postbus is missing: select postbus.repair_publication()");
-    slots_.poisoned();
-    if (stream_) stream_->close();
-    return;
+  // What is true of now was so since the look before this one began, at the latest.
+  if (health.feeds_fault.empty()) {
+    while (fed_at_.size() > 1 && fed_at_[1] <= assembler_.resume_lsn()) fed_at_.pop_front();
+    if (asked_at_ != 0) fed_at_.push_back(asked_at_);
+    const std::scoped_lock lock{guard_};
+    status_.feeds_problem.clear();
+  } else if (status().feeds_problem.empty()) {
+    log::warning("changes", "{}: the feeds are mended, and what they lack is told as a gap", health.feeds_fault);
   }
+  asked_at_ = health.at_lsn;
   if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {
     log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);
     moves_over_ = true;
@@ -267,6 +275,26 @@ void reader::measured(const slot_health& health) {
   log::error("changes", "{}: the slot is given up and another one made; positions start anew", verdict.why);
   slots_.give_up();
   if (stream_) stream_->close();
+}
+
+/** Where the feeds were last known to lack nothing, of what lies before that place. */
+bus::position reader::fed_until(const bus::position& before) const {
+  const auto after = std::ranges::lower_bound(fed_at_, before.lsn);
+  if (after == fed_at_.begin()) return before;
+  return {before.epoch, *std::prev(after), bus::position::end_of_commit};
+}
+
+/** What was mended is told where the stream brings it (act). What was not is told now: nobody knows when it will be. */
+void reader::mended(std::string left) {
+  {
+    const std::scoped_lock lock{guard_};
+    if (status_.feeds_problem == left) return;
+    status_.feeds_problem = left;
+  }
+  if (left.empty()) return;
+  log::error("changes", "{}", left);
+  metrics::add(metrics::counter::gaps_publication);
+  hub_.announce_gap(fed_until(last_applied_), last_applied_, "publication");
 }
 
 asio::awaitable<result<>> reader::until_applied(std::uint32_t epoch, std::uint64_t lsn, steady::time_point deadline) {

@@ -3,6 +3,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -48,6 +49,7 @@ std::string_view to_text(reader_state s);
 struct reader_status {
   reader_state state{reader_state::connecting};
   std::string problem;  ///< why it does not stream; safe to show; empty while it does
+  std::string feeds_problem;  ///< what keeps a feed from being fed, and cannot be mended yet; empty: nothing
   std::string slot;
   bool permanent{};  ///< the slot outlives this process
   postgres::system_identity identity;
@@ -103,6 +105,8 @@ private:
   void announce_start();
   void look_whether_caught_up();
   void measured(const slot_health& health);
+  void mended(std::string left);
+  bus::position fed_until(const bus::position& before) const;
   void note_streamed(const bus::batch& events);
   void note(reader_state s, std::string problem = {});
 
@@ -126,6 +130,8 @@ private:
   std::uint64_t resume_lsn_{};  ///< where a permanent slot goes on in this process; 0: nowhere yet
   std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
   std::optional<std::uint32_t> doubtful_{};  ///< a transaction that must come whole, at its commit; see take_streamed
+  std::deque<std::uint64_t> fed_at_;  ///< LSNs where the feeds were found in order: the last one that is applied, and later ones
+  std::uint64_t asked_at_{};          ///< where the WAL ended at the last look
   bool begun_{};  ///< the hub has been given a first position
   bool caught_up_{};  ///< the server had nothing more to send
   bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free

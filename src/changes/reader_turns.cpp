@@ -135,10 +135,17 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
   }
   if (auto published = co_await publish(); !published) co_return published;
   const auto& lost = assembler_.lost();
+  visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before the gap
+  if (lost.unpublished) {
+    const auto from = fed_until(lost.from);
+    metrics::add(metrics::counter::gaps_publication);
+    log::warning("changes", "the database left changes out of the stream: listeners are told of a gap from {} on", bus::to_text(from));
+    hub_.announce_gap(from, lost.to, "publication");
+    co_return result<>{};
+  }
   metrics::add(metrics::counter::gaps_too_large);
   log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
   hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
-  visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before that gap
   co_return result<>{};
 }
 

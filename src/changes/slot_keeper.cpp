@@ -99,7 +99,12 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
         continue;
       }
-      case slot_plan::step::refuse: co_return error{errc::unsupported, plan.why};
+      case slot_plan::step::mend: {
+        auto mended = co_await ordinary.query(embedded_sql::find("statements/changes/mend_feeds.sql"), {}, statement_deadline);
+        if (!mended) co_return error{errc::unavailable, "the publication postbus is missing and cannot be made", mended.error().detail};
+        past_.poisoned = true;
+        continue;
+      }
       case slot_plan::step::copy: {
         chosen.held = facts->name;
         auto copied = co_await stream.copy_slot(facts->name, temporary_name());

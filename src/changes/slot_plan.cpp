@@ -6,13 +6,13 @@ namespace postbus::changes {
 
 slot_plan plan_slot(const slot_facts& facts, const slot_past& past) {
   using enum slot_plan::step;
+  if (!facts.published) return {mend, "the publication postbus is missing: it is made again, and what was committed meanwhile is lost"};
   if (past.wanted == slot_choice::temporary) return {temporary, {}};
   if (past.wanted == slot_choice::automatic && !facts.bounded)
     return {temporary,
             "max_slot_wal_keep_size is not set, and a permanent slot of a gateway that is down would fill the server's disk; listeners "
             "cannot resume across "
             "a restart until: alter system set max_slot_wal_keep_size = '4GB'; select pg_reload_conf();"};
-  if (!facts.published) return {refuse, "the publication postbus is missing: select postbus.repair_publication()"};
   if (!facts.exists) {
     if (facts.recorded)
       return {make_anew, fmt::format("the replication slot {} is gone, and with it what was committed meanwhile", facts.name)};

@@ -37,7 +37,7 @@ struct slot_plan {
     wait,         ///< somebody reads it, or makes it
     copy,         ///< somebody reads it: read a temporary copy of it
     temporary,    ///< read a temporary one
-    refuse,       ///< nothing can be read until `why` is mended
+    mend,         ///< the publication is missing: make it, and what had been read by it anew
   };
   step next{step::temporary};
   std::string why;  ///< for people; why it is not `go_on`, where that is not plain

@@ -118,23 +118,28 @@ std::string list(const std::vector<std::string>& names) {
 
 /** The SQL that lets the identity carry the filter's columns: the least first. */
 std::string fix(const table_facts& t, const predicate& filter) {
-  const auto full = fmt::format("alter table {} replica identity full;", t.name);
-  if (t.partitioned) return full + " and the same for each of its partitions.";
+  const auto full = fmt::format("alter table {} replica identity full", t.name);
+  if (t.partitioned) return full + ", and the same for each of its partitions.";
   std::vector<std::string> columns;
   std::string not_null;
-  bool keyed = false;
-  for (const auto& c : t.columns)
-    if (c.in_key) columns.push_back(c.quoted), keyed = true;
+  bool keyed = false, chosen = false;  // what other filters made the identity carry stays in it
+  for (const auto& c : t.columns) {
+    keyed |= c.in_key;
+    chosen |= c.in_identity && !c.in_key;
+    if (c.in_key || c.in_identity) columns.push_back(c.quoted);
+  }
   for (const auto& needed : filter.columns()) {
     const auto c = std::ranges::find(t.columns, needed.name, &column_facts::name);
-    if (!c->in_key) columns.push_back(c->quoted);
+    if (!c->in_key && !c->in_identity) columns.push_back(c->quoted);
     if (!c->not_null) not_null += fmt::format("alter table {} alter {} set not null; ", t.name, c->quoted);
   }
   if (!keyed) return full;
+  // Each has more columns than the one it replaces, and so a name of its own.
+  const auto index = chosen ? fmt::format("postbus_identity_{}", columns.size()) : std::string{"postbus_identity"};
   return fmt::format(
-      "{0}create unique index postbus_identity on {1} ({2}); alter table {1} replica identity using index postbus_identity; or, where a "
+      "{0}create unique index {4} on {1} ({2}); alter table {1} replica identity using index {4}; or, where a "
       "column may be null or large: {3}",
-      not_null, t.name, list(columns), full);
+      not_null, t.name, list(columns), full, index);
 }
 
 }  // namespace

@@ -79,7 +79,7 @@ void table_feeds::relation(const pgoutput::relation& r) {
   if (held == nullptr)  // a table that was dropped and made anew under its name
     erase_if(tables_, [&](const auto& other) {
       if (!other.second || other.second->description->schema != schema || other.second->description->name != r.name) return false;
-      changed = !same_columns(other.second->bytes, r.column_bytes);
+      changed = true;
       return true;
     });
   tables_[r.oid] = std::make_unique<table>();

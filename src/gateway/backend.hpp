@@ -50,6 +50,8 @@ public:
   virtual boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position);
   /** True while messages can be posted and events flow. */
   virtual bool ready() const = 0;
+  /** Why it is not ready, safe to show; may be empty. Any thread. */
+  virtual std::string problem() const { return {}; }
   /** The database's part of /v1/status. */
   virtual boost::json::object status() const = 0;
 };

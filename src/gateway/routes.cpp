@@ -362,7 +362,9 @@ void health(http_session& s) {
   const auto& shared = s.home().shared();
   const bool live = s.target().segments()[1] == "live";
   const bool ok = live || (shared.behind.ready() && !shared.draining.load());
-  s.respond({.status = ok ? 200 : 503, .body = ok ? "ok\n" : shared.draining.load() ? "draining\n" : "the database is not connected\n"});
+  if (ok) return s.respond({.status = 200, .body = "ok\n"});
+  const auto why = shared.draining.load() ? std::string{"draining"} : shared.behind.problem();
+  s.respond({.status = 503, .body = (why.empty() ? "the database is not connected" : why) + '\n'});
 }
 
 void preflight(http_session& s) {

@@ -15,6 +15,7 @@
 namespace postbus::feeds {
 namespace {
 
+using namespace std::chrono_literals;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing_support::change_rig;
@@ -356,6 +357,98 @@ TEST(feeds, work_for_a_gateway_that_is_no_superuser) {
   db.psql("insert into orders values (1, 'fine'); select postbus.post('a', 'x')");
   EXPECT_EQ(data_of(rig.payloads("table:public.orders", 1)[0]), R"({"id":1,"m":"fine"})");
   EXPECT_EQ(rig.payloads("a", 1)[0], "x");
+}
+
+void looks_often(changes::reader_options& o) { o.look_after = 50ms; }
+
+std::vector<std::string> told(const change_rig& rig, std::string_view channel) {
+  std::vector<std::string> all;
+  for (const auto& e : rig.events(channel)) {
+    std::string one{to_text(e->kind)};
+    if (e->kind == bus::kind::gap) one += ' ' + std::string{boost::json::parse(e->payload).at("reason").as_string()};
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
+TEST(feeds, tell_of_a_gap_where_somebody_altered_the_publication_and_go_on) {
+  for (const char* harm : {"alter publication postbus drop table t", "alter publication postbus set (publish = 'delete')",
+                           "alter publication postbus set (publish_via_partition_root = false)"}) {
+    database db;
+    db.psql("create table t(id int primary key, v int); select postbus.watch('t')");
+    change_rig rig{db, looks_often};
+    rig.start();
+    db.psql("insert into t values (1)");
+    rig.payloads("table:public.t", 1);
+    db.psql(fmt::format("begin; {}; insert into t values (2); commit", harm));
+    rig.wait([&] { return told(rig, "table:public.t").back() == "gap publication"; });
+    db.psql("insert into t values (3)");
+    rig.wait([&] { return told(rig, "table:public.t").back() == "insert"; });
+    const auto events = rig.events("table:public.t");
+    const auto gap = boost::json::parse(events[events.size() - 2]->payload).as_object();
+    const auto place = [&](const char* name) { return bus::parse_position(gap.at(name).as_string()).value(); };
+    EXPECT_LT(place("from"), place("to")) << harm;
+    EXPECT_LE(place("to"), events.back()->at) << harm;
+    EXPECT_EQ(db.psql("select postbus.feeds_fault() is null"), "t");
+  }
+}
+
+TEST(feeds, tell_of_a_gap_where_watch_publishes_a_watched_table_again) {
+  database db;
+  db.psql("create table t(id int primary key); select postbus.watch('t')");
+  change_rig rig{db};  // looks too rarely to find it by itself
+  rig.start();
+  db.psql("select postbus.watch('t')");
+  db.psql("insert into t values (1)");
+  db.psql("alter publication postbus drop table t; insert into t values (2)");
+  db.psql("select postbus.watch('t')");
+  db.psql("insert into t values (3)");
+  rig.wait([&] { return told(rig, "table:public.t").size() >= 3; });
+  EXPECT_THAT(told(rig, "table:public.t"), ElementsAre("insert", "gap publication", "insert"));
+}
+
+TEST(feeds, are_mended_when_no_writer_of_unpublished_rows_is_left) {
+  database db;
+  db.psql("create table t(id int primary key); select postbus.watch('t')");
+  change_rig rig{db, looks_often};
+  rig.start();
+  session writer{db.url()};
+  db.psql("alter publication postbus drop table t");
+  writer.psql("begin; insert into t values (1)");
+  EXPECT_EQ(db.refused("select postbus.watch('t')").state, "PB014");
+  rig.wait([&] { return rig.reader->status().feeds_problem.find("transactions that write public.t are running") != std::string::npos; });
+  EXPECT_THAT(told(rig, "table:public.t"), ElementsAre("gap publication")) << "told before it is mended, too";
+  writer.psql("insert into t values (2); commit");
+  rig.wait([&] { return told(rig, "table:public.t").size() == 2; });
+  EXPECT_EQ(told(rig, "table:public.t").back(), "gap publication") << "and behind what was not in the stream";
+  rig.wait([&] { return rig.reader->status().feeds_problem.empty(); });
+}
+
+TEST(feeds, of_a_table_that_was_dropped_end_and_go_on_with_the_one_that_is_made_in_its_place) {
+  database db;
+  db.psql("create table t(id int primary key, v int); select postbus.watch('t', columns => '{id}', notify => 'events')");
+  change_rig rig{db, looks_often};
+  rig.start();
+  db.psql("insert into t values (1)");
+  rig.payloads("table:public.t", 1);
+  db.psql("drop table t");
+  rig.wait([&] { return !rig.feeds->channel_of("t"); });
+  db.psql("create table t(id bigint, other text)");
+  rig.wait([&] { return rig.reader->status().feeds_problem.find("no primary key") != std::string::npos; });
+  db.psql("insert into t values (2); alter table t add primary key (id)");
+  rig.wait([&] { return rig.feeds->channel_of("t").has_value(); });
+  db.psql("insert into t values (3)");
+  rig.wait([&] { return told(rig, "table:public.t").back() == "schema"; });
+  EXPECT_THAT(told(rig, "table:public.t"), ElementsAre("insert", "gap publication", "gap publication", "insert", "schema"));
+  EXPECT_THAT(std::string{rig.events("table:public.t")[3]->payload}, HasSubstr(R"("data":{"id":3})")) << "with its options";
+  EXPECT_EQ(db.psql("select notify from postbus.watched"), "events");
+  // At once, and with the same columns.
+  db.psql("drop table t; create table t(id bigint primary key, other text)");
+  rig.wait([&] { return told(rig, "table:public.t").size() == 6; });
+  db.psql("insert into t values (4)");
+  rig.wait([&] { return told(rig, "table:public.t").size() == 8; });
+  const auto all = told(rig, "table:public.t");
+  EXPECT_THAT(std::vector(all.end() - 3, all.end()), ElementsAre("gap publication", "insert", "schema"));
 }
 
 }  // namespace

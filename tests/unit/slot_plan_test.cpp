@@ -32,6 +32,8 @@ TEST(slot_plan, is_permanent_only_where_the_server_bounds_it_or_one_says_so) {
   EXPECT_THAT(plan_slot(facts, {}).why, HasSubstr("alter system set max_slot_wal_keep_size"));
   EXPECT_EQ(next(facts, {.wanted = slot_choice::permanent}), step::go_on);
   EXPECT_EQ(next(there(), {.wanted = slot_choice::temporary}), step::temporary);
+  facts.published = false;
+  EXPECT_EQ(next(facts, {.wanted = slot_choice::temporary}), step::mend) << "before anything is read by any slot";
 }
 
 TEST(slot_plan, tells_the_first_from_one_that_is_gone) {
@@ -41,7 +43,7 @@ TEST(slot_plan, tells_the_first_from_one_that_is_gone) {
   facts.recorded = false;
   EXPECT_EQ(next(facts), step::make);
   facts.published = false;
-  EXPECT_EQ(next(facts), step::refuse) << "a slot made before its publication could never be read";
+  EXPECT_EQ(next(facts), step::mend) << "a slot made before its publication could never be read";
 }
 
 TEST(slot_plan, makes_another_of_what_cannot_be_read) {
