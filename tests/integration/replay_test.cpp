@@ -367,8 +367,8 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
       << "partitions are dropped";
 
   db.psql("select postbus.create_stream('b', max_bytes => 1048576)");
-  for (int i = 0; i < 30; ++i) {
-    db.psql("select postbus.post('b', repeat('x', 1000) || random()) from generate_series(1, 100)");
+  for (int i = 0; i < 60; ++i) {
+    db.psql("select postbus.post('b', repeat('x', 1000) || random()) from generate_series(1, 50)");
     rig.catch_up_and_record(db);
     db.psql("select postbus.maintain_streams()");
     EXPECT_EQ(db.psql("select past_bytes from postbus.streams where channel = 'b'"), "f");
@@ -391,6 +391,38 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   const auto young = replay(rig, "a", bus::from_beginning{});
   ASSERT_EQ(young.size(), 1u);
   EXPECT_EQ(young[0].payload, "new");
+}
+
+TEST(replay, loses_nothing_within_the_bounds_to_a_burst) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('n', max_count => 1000), postbus.create_stream('b', max_bytes => 1048576)");
+  const auto post = [&](const char* channel, int from, int to) {
+    db.psql(fmt::format("select postbus.post('{}', n || repeat('x', 1000)) from generate_series({}, {}) n", channel, from, to));
+    rig.catch_up_and_record(db);
+  };
+  const auto maintain = [&] {
+    for (int i = 0; i < 3; ++i) db.psql("select postbus.maintain_streams()");
+  };
+  const auto kept = [&](const char* channel) { return replay(rig, channel, bus::from_beginning{}).size(); };
+  post("n", 1, 2000);
+  post("b", 1, 2000);
+  maintain();
+  EXPECT_EQ(kept("n"), 2000u) << "one segment, and half of it is within the bound";
+  EXPECT_EQ(kept("b"), 2000u);
+  EXPECT_EQ(db.psql("select past_bytes from postbus.streams where channel = 'b'"), "t");
+  post("n", 2001, 2500);
+  post("b", 2001, 2400);
+  maintain();
+  EXPECT_EQ(kept("n"), 2500u) << "half of what is within the bound still stands in it";
+  EXPECT_EQ(kept("b"), 2400u);
+  post("n", 2501, 2900);
+  post("b", 2401, 3000);
+  maintain();
+  EXPECT_EQ(kept("n"), 900u);
+  EXPECT_EQ(kept("b"), 1000u);
+  EXPECT_EQ(replay(rig, "n", bus::from_beginning{}).back(), live(rig, "n").back());
 }
 
 TEST(replay, drops_segments_under_load_without_keeping_posters_waiting) {
