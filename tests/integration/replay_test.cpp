@@ -227,6 +227,38 @@ TEST(replay, makes_a_gateway_that_does_not_write_hold_no_wal) {
   EXPECT_FALSE(rig.recorder->idle());
 }
 
+TEST(replay, loses_no_place_to_a_crash_of_the_database) {
+  testing_support::cluster own{{{"wal_writer_delay", "10s"}}};
+  database db{own};
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.window = {.age = 0s, .bytes = 0};
+                   o.flush.late = 1h;
+                 }};
+  rig.start();
+  db.psql("select postbus.post('s', '0')");
+  rig.payloads("s", 1);
+  rig.catch_up_and_record(db);
+  std::size_t posted = 1;
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
+    rig.payloads("s", posted);
+    const auto last = rig.events("s").back()->at;
+    rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+    EXPECT_FALSE(is_acknowledged(db, rig, last)) << "the server may still forget that it was written down";
+    own.kill_postmaster();
+    EXPECT_LT(std::stoul(db.psql("select sum(count) from postbus.stream_positions")), posted) << "or this test shows nothing";
+    db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
+    rig.payloads("s", posted);
+    rig.catch_up_and_record(db);
+    EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), live(rig, "s"));
+    EXPECT_EQ(db.psql("select sum(count), bool_or(base is not null) from postbus.stream_positions"), fmt::format("{}|f", posted));
+  }
+  const auto last = rig.events("s").back()->at;
+  rig.wait([&] { return is_acknowledged(db, rig, last); });
+}
+
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   database db;
   db.psql("select postbus.create_stream('s')");
