@@ -246,6 +246,14 @@ exception
   when lock_not_available then return false;
 end $$;
 
+-- The default partition has rows, all of segments that have gone.
+create function postbus.default_is_stale() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from only postbus.messages_default)
+     and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null)
+$$;
+
 create function postbus.maintain_streams() returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
@@ -322,11 +330,14 @@ begin
       done := done + 1;
     end if;
   end loop;
-  -- Rows of segments that have gone, posted by transactions that still saw them.
-  if exists (select from only postbus.messages_default)
-     and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null) then
+  -- Rows of segments that have gone, posted by transactions that still saw them. One of a segment that has not may be
+  -- committed while we wait for the lock: we look again with it, which takes a snapshot of its own.
+  if postbus.default_is_stale() and current_setting('transaction_isolation') = 'read committed' then
     begin
-      truncate only postbus.messages_default;
+      lock table only postbus.messages_default in access exclusive mode;
+      if postbus.default_is_stale() then
+        truncate only postbus.messages_default;
+      end if;
     exception
       when lock_not_available then null;
     end;
