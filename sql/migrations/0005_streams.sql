@@ -246,6 +246,14 @@ exception
   when lock_not_available then return false;
 end $$;
 
+-- The default partition has rows, all of segments that have gone.
+create function postbus.default_is_stale() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select exists (select from only postbus.messages_default)
+     and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null)
+$$;
+
 create function postbus.maintain_streams() returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
@@ -254,6 +262,7 @@ declare
   g        record;
   total    bigint;
   messages bigint;
+  past     boolean;
   fresh    integer;
   known    postbus.meta;
   rolled   integer := 0;
@@ -270,8 +279,9 @@ begin
            to_regclass(format('postbus.messages_%s', c.segment)) is null as missing
     from postbus.stream_channels c left join postbus.stream_segments x on x.segment = c.segment order by c.id
   loop
-    -- An eighth of each bound a segment: what is kept is exact to that.
-    if s.missing or (s.here > 0 and (s.bytes >= s.max_bytes / 8 or s.here >= s.max_count / 8.0 or s.opened < clock_timestamp() - s.keep / 8)) then
+    -- An eighth of the age a segment, a sixteenth of bytes and count: as much again may come before the next call, and
+    -- what is kept is still exact to an eighth.
+    if s.missing or (s.here > 0 and (s.bytes >= s.max_bytes / 16 or s.here >= s.max_count / 16.0 or s.opened < clock_timestamp() - s.keep / 8)) then
       begin
         fresh := postbus.take_segment(s.id, false);
         if fresh is not null then
@@ -295,15 +305,20 @@ begin
       select x.*, postbus.segment_bytes(x.segment) as bytes, (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = x.segment) as count
       from postbus.stream_segments x where x.stream = s.id and x.emptied_at is null order by x.segment desc
     loop
-      total := total + g.bytes;
-      messages := messages + g.count;
-      -- One that was closed just now may still be posted to until this commits.
-      if g.closed_at < now() and (total > s.max_bytes or messages > s.max_count or g.closed_at < clock_timestamp() - s.keep) then
-        if postbus.empty_segment(g.segment) then
-          done := done + 1;
-          total := total - g.bytes;
-          messages := messages - g.count;
-        end if;
+      -- Past a bound, and what stays without it comes to seven eighths of that bound: a large segment may hold messages
+      -- within the bound beside those past it. One that was closed just now may still be posted to until this commits.
+      past := g.closed_at < now()
+              and (g.closed_at < clock_timestamp() - s.keep
+                   or (total + g.bytes > s.max_bytes and total >= s.max_bytes - s.max_bytes / 8)
+                   or (messages + g.count > s.max_count and messages >= s.max_count * 0.875));
+      if past then
+        past := postbus.empty_segment(g.segment);
+      end if;
+      if past then
+        done := done + 1;
+      else
+        total := total + g.bytes;
+        messages := messages + g.count;
       end if;
     end loop;
   end loop;
@@ -315,11 +330,14 @@ begin
       done := done + 1;
     end if;
   end loop;
-  -- Rows of segments that have gone, posted by transactions that still saw them.
-  if exists (select from only postbus.messages_default)
-     and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null) then
+  -- Rows of segments that have gone, posted by transactions that still saw them. One of a segment that has not may be
+  -- committed while we wait for the lock: we look again with it, which takes a snapshot of its own.
+  if postbus.default_is_stale() and current_setting('transaction_isolation') = 'read committed' then
     begin
-      truncate only postbus.messages_default;
+      lock table only postbus.messages_default in access exclusive mode;
+      if postbus.default_is_stale() then
+        truncate only postbus.messages_default;
+      end if;
     exception
       when lock_not_available then null;
     end;

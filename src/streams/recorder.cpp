@@ -1,8 +1,9 @@
 // The life of a position: the reader decodes a commit, its events go to the hub and its messages' places in here → a few
 // milliseconds later the holder asks for a snapshot, takes the longest run from the front of the queue that this snapshot
 // sees (the WAL may tell of a commit that cannot be seen yet) and writes it in one asynchronous transaction, together with
-// how far it is. What a crash loses of that is decoded and written again: the server keeps its WAL, because recorded_lsn()
-// holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
+// how far it is. A crash of the server may lose that, so an entry is kept until the WAL that holds it has been flushed: the
+// mark that is read when the server is back tells which are to be written again. Where the gateway died as well they are
+// decoded again: the server keeps its WAL, because recorded_lsn() holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
 //
 // Settling. When the holder begins, and when its stream begins anew, it must know that everything committed before its
 // stream's start has been written down. Where the last holder came at least as far, it has, and what a slot holds from before
@@ -40,6 +41,7 @@ constexpr auto statement_deadline = 10s;
 constexpr auto settle_deadline = 5min;
 constexpr auto invisible_pause = 5ms;
 constexpr auto catching_up_pause = 20ms;
+constexpr auto flush_pause = 200ms;  // a walwriter's
 constexpr std::size_t most_messages = 20'000;  // of one write
 constexpr std::size_t most_of_a_run = 4'096;
 
@@ -87,6 +89,7 @@ void recorder::begins_at(const bus::position& from) {
   if (goes_on) return;
   if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn <= from.lsn) queue_.pop_back();  // the rest of it will not come
   if (from.epoch != epoch_) {
+    written_.clear();
     queue_.clear();  // positions that mean nothing any more; their messages are given new ones
     last_lsn_ = 0;
     mark_ = {};
@@ -106,13 +109,15 @@ void recorder::add(transaction piece) {
   }
   if (piece.lsn <= last_lsn_) return;
   last_lsn_ = piece.lsn;
-  if (mark_.epoch == epoch_ && piece.lsn <= mark_.lsn) return;
   queue_.push_back(std::move(piece));
 }
 
 void recorder::complete() {
   if (queue_.empty() || std::exchange(queue_.back().whole, true)) return;
-  if (queue_.size() == 1) timer_.cancel();
+  if (queue_.size() > 1) return;
+  const bool first = written_.empty();
+  forget_recorded();
+  if (!queue_.empty() || first) timer_.cancel();
 }
 
 void recorder::abandon() {
@@ -150,6 +155,7 @@ bus::position recorder::recorded() const {
 
 std::uint64_t recorder::recorded_lsn() const {
   if (!leading_) return UINT64_MAX;
+  if (!written_.empty()) return written_.front().lsn - 1;
   if (!queue_.empty()) return queue_.front().lsn - 1;
   // A slot that is not let past what is noted begins there: the next holder need not look for messages that nobody saw.
   return settled_ && !worth_a_note() ? mark_.lsn : UINT64_MAX;
@@ -165,7 +171,8 @@ asio::awaitable<void> recorder::run() {
     if (session && !stopped_) {
       retry.succeeded();
       auto ended = co_await serve(*session);
-      leading_ = settled_ = false;
+      leading_ = settled_ = mark_.settled = false;  // a crash of the server may have taken the mark back
+      flushing_ = flushing_wal_ = 0;
       if (ended || stopped_) continue;
       log::debug("streams", "the recorder's session ended: {} ({})", ended.error().text, ended.error().detail);
     }
@@ -198,7 +205,11 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
       continue;
     }
     if (epoch_ == 0 || ((queue_.empty() || !queue_.front().whole) && !asked_)) {
-      co_await sleep(24h);
+      co_await sleep(written_.empty() ? steady::duration{24h} : flush_pause);
+      if (stopped_ || written_.empty() || !queue_.empty()) continue;
+      auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
+      if (!seen) co_return seen.error();
+      forget_durable(*seen, 1);
       continue;
     }
     if (settings_.gather.count() > 0 && !asked_) {
@@ -212,9 +223,30 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
 }
 
 void recorder::forget_recorded() {
-  while (!queue_.empty() && mark_.epoch == epoch_ && queue_.front().lsn <= mark_.lsn) queue_.pop_front();
+  while (!queue_.empty() && mark_.epoch == epoch_ && queue_.front().whole && queue_.front().lsn <= mark_.lsn) {
+    written_.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
   measure_lag();
   progress_.cancel();
+}
+
+/** Takes from an answer how far the WAL was written when it was asked for, and how far flushed. */
+void recorder::forget_durable(const postgres::rows& answer, std::size_t column) {
+  const auto inserted = number<std::uint64_t>(answer.text(0, column)), flushed = number<std::uint64_t>(answer.text(0, column + 1));
+  if (flushed >= flushing_wal_)
+    while (!written_.empty() && written_.front().lsn <= flushing_) written_.pop_front();
+  if (written_.empty() || written_.front().lsn <= flushing_) return;
+  flushing_ = written_.back().lsn;
+  flushing_wal_ = inserted;
+}
+
+/** The mark has just been read: what lies beyond it is not written down any more. */
+void recorder::write_again_what_was_lost() {
+  while (!written_.empty() && (mark_.epoch != epoch_ || written_.back().lsn > mark_.lsn)) {
+    queue_.push_front(std::move(written_.back()));
+    written_.pop_back();
+  }
 }
 
 void recorder::measure_lag() {
@@ -227,7 +259,9 @@ asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
   if (!found) co_return found.error();
   if (found->size() != 1) co_return error{errc::database, "the streams' state is missing: restore the row of postbus.stream_recorder"};
   mark_ = {number<std::uint32_t>(found->text(0, 0)), number<std::uint64_t>(found->text(0, 1)), found->is_true(0, 2)};
+  write_again_what_was_lost();
   forget_recorded();
+  forget_durable(*found, 3);
   co_return result<>{};
 }
 
@@ -302,6 +336,7 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
 asio::awaitable<result<>> recorder::write(postgres::connection& session, std::uint64_t up_to) {
   auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
   if (!seen) co_return seen.error();
+  forget_durable(*seen, 1);
   const auto visible = changes::snapshot::parse(seen->text(0, 0));
   if (!visible) co_return visible.error();
   const auto epoch = epoch_;

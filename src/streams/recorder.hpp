@@ -96,6 +96,8 @@ private:
   boost::asio::awaitable<result<>> write(postgres::connection& session, std::uint64_t up_to);
   boost::asio::awaitable<void> sleep(steady::duration longest);
   void forget_recorded();
+  void forget_durable(const postgres::rows& answer, std::size_t column);
+  void write_again_what_was_lost();
   void measure_lag();
   std::uint64_t published() const;
   bool worth_a_note() const { return published() >= mark_.lsn + settings_.note_bytes; }
@@ -109,6 +111,8 @@ private:
   std::uint64_t last_lsn_{};  ///< of the last transaction taken; what comes again is passed over
   mark mark_{};
   std::deque<transaction> queue_;
+  std::deque<transaction> written_;  ///< before those in queue_: written down, but a crash of the server may still undo it
+  std::uint64_t flushing_{}, flushing_wal_{};  ///< those of written_ up to the first are durable when the WAL is flushed up to the second
   std::size_t begun_{};  ///< how often start_ was set: a settling of an older one does not count
   std::atomic<std::shared_ptr<const std::string>> summary_{std::make_shared<const std::string>("[]")};
   bool leading_{}, settled_{}, asked_{}, stopped_{};

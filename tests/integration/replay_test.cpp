@@ -227,6 +227,38 @@ TEST(replay, makes_a_gateway_that_does_not_write_hold_no_wal) {
   EXPECT_FALSE(rig.recorder->idle());
 }
 
+TEST(replay, loses_no_place_to_a_crash_of_the_database) {
+  testing_support::cluster own{{{"wal_writer_delay", "10s"}}};
+  database db{own};
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.window = {.age = 0s, .bytes = 0};
+                   o.flush.late = 1h;
+                 }};
+  rig.start();
+  db.psql("select postbus.post('s', '0')");
+  rig.payloads("s", 1);
+  rig.catch_up_and_record(db);
+  std::size_t posted = 1;
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
+    rig.payloads("s", posted);
+    const auto last = rig.events("s").back()->at;
+    rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+    EXPECT_FALSE(is_acknowledged(db, rig, last)) << "the server may still forget that it was written down";
+    own.kill_postmaster();
+    EXPECT_LT(std::stoul(db.psql("select sum(count) from postbus.stream_positions")), posted) << "or this test shows nothing";
+    db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
+    rig.payloads("s", posted);
+    rig.catch_up_and_record(db);
+    EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), live(rig, "s"));
+    EXPECT_EQ(db.psql("select sum(count), bool_or(base is not null) from postbus.stream_positions"), fmt::format("{}|f", posted));
+  }
+  const auto last = rig.events("s").back()->at;
+  rig.wait([&] { return is_acknowledged(db, rig, last); });
+}
+
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   database db;
   db.psql("select postbus.create_stream('s')");
@@ -367,8 +399,8 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
       << "partitions are dropped";
 
   db.psql("select postbus.create_stream('b', max_bytes => 1048576)");
-  for (int i = 0; i < 30; ++i) {
-    db.psql("select postbus.post('b', repeat('x', 1000) || random()) from generate_series(1, 100)");
+  for (int i = 0; i < 60; ++i) {
+    db.psql("select postbus.post('b', repeat('x', 1000) || random()) from generate_series(1, 50)");
     rig.catch_up_and_record(db);
     db.psql("select postbus.maintain_streams()");
     EXPECT_EQ(db.psql("select past_bytes from postbus.streams where channel = 'b'"), "f");
@@ -391,6 +423,38 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   const auto young = replay(rig, "a", bus::from_beginning{});
   ASSERT_EQ(young.size(), 1u);
   EXPECT_EQ(young[0].payload, "new");
+}
+
+TEST(replay, loses_nothing_within_the_bounds_to_a_burst) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('n', max_count => 1000), postbus.create_stream('b', max_bytes => 1048576)");
+  const auto post = [&](const char* channel, int from, int to) {
+    db.psql(fmt::format("select postbus.post('{}', n || repeat('x', 1000)) from generate_series({}, {}) n", channel, from, to));
+    rig.catch_up_and_record(db);
+  };
+  const auto maintain = [&] {
+    for (int i = 0; i < 3; ++i) db.psql("select postbus.maintain_streams()");
+  };
+  const auto kept = [&](const char* channel) { return replay(rig, channel, bus::from_beginning{}).size(); };
+  post("n", 1, 2000);
+  post("b", 1, 2000);
+  maintain();
+  EXPECT_EQ(kept("n"), 2000u) << "one segment, and half of it is within the bound";
+  EXPECT_EQ(kept("b"), 2000u);
+  EXPECT_EQ(db.psql("select past_bytes from postbus.streams where channel = 'b'"), "t");
+  post("n", 2001, 2500);
+  post("b", 2001, 2400);
+  maintain();
+  EXPECT_EQ(kept("n"), 2500u) << "half of what is within the bound still stands in it";
+  EXPECT_EQ(kept("b"), 2400u);
+  post("n", 2501, 2900);
+  post("b", 2401, 3000);
+  maintain();
+  EXPECT_EQ(kept("n"), 900u);
+  EXPECT_EQ(kept("b"), 1000u);
+  EXPECT_EQ(replay(rig, "n", bus::from_beginning{}).back(), live(rig, "n").back());
 }
 
 TEST(replay, drops_segments_under_load_without_keeping_posters_waiting) {

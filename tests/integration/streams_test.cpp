@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "base/metrics.hpp"
 #include "change_rig.hpp"
 
@@ -120,6 +122,25 @@ TEST(streams, lose_no_post_to_a_missing_partition) {
   db.psql("select postbus.post('s', '3')");
   EXPECT_THAT(rig.payloads("s", 3), ElementsAre("1", "2", "3"));
   EXPECT_EQ(db.psql("select count(*) from postbus.messages_default"), "1");
+}
+
+TEST(streams, lose_no_row_of_the_default_partition_that_is_committed_while_it_is_cleared) {
+  database db;
+  db.psql(
+      "select postbus.create_stream('s'); drop table postbus.messages_1; "
+      "insert into postbus.messages_default (segment, is_json, channel, payload) values (99999, false, 's', 'of a segment that has gone'); "
+      "alter function postbus.maintain_streams() set lock_timeout = '30s'");
+  session poster{db.url()};
+  poster.psql("begin; select postbus.post('s', 'kept')");
+  std::thread maintenance{[&] { db.psql("select postbus.maintain_streams()"); }};
+  const auto limit = steady::now() + 20s;
+  while (db.psql("select count(*) from pg_locks where relation = 'postbus.messages_default'::regclass and not granted") == "0" &&
+         steady::now() < limit)
+    std::this_thread::sleep_for(10ms);
+  poster.psql("commit");
+  maintenance.join();
+  EXPECT_LT(steady::now(), limit) << "it waited for the poster, or this test shows nothing";
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages where payload = 'kept'"), "1");
 }
 
 TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees) {
