@@ -13,6 +13,7 @@
 #include "app/config_file.hpp"
 #include "app/durations.hpp"
 #include "app/serve.hpp"
+#include "bus/channel.hpp"
 #include "postbus/version.hpp"
 #include "postgres/data_folder.hpp"
 #include "version.hpp"
@@ -84,6 +85,23 @@ bool parse_listen(std::string_view text, serve_options& into) {
 CLI::Validator duration_form() {
   return {[](std::string& text) { return parse_duration(text) ? std::string{} : text + " is no duration; it looks like 500ms, 30s or 5m"; },
           "DURATION"};
+}
+
+CLI::Validator consumer_name() {
+  return {[](std::string& text) {
+            return bus::check_channel(text) ? std::string{} : "a consumer's name has 1 to 255 bytes and no control characters";
+          },
+          "NAME"};
+}
+
+CLI::Validator one_or_more() {
+  return {[](std::string& text) {
+            std::int64_t value = 0;
+            const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
+            const bool fits = ec == std::errc{} && end == text.data() + text.size() && value > 0;
+            return fits ? std::string{} : text + " is no count; it is a whole number, 1 or more";
+          },
+          "N"};
 }
 
 /** Everything the command line can say. Lives until the command has run: the options write into it. */
@@ -188,8 +206,9 @@ void add_commands(CLI::App& app, words& said) {
   auto* columns = c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
   auto* maybe = c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
   auto* snapshot = c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
-  auto* consumer =
-      c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")->type_name("NAME");
+  auto* consumer = c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")
+                       ->check(consumer_name())
+                       ->type_name("NAME");
   for (auto* const other : {from, resume, where, columns, maybe, snapshot}) consumer->excludes(other);
   c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
 
@@ -226,7 +245,7 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("--max-bytes", said.stream.max_bytes, "How many bytes of them (1GiB)")
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE");
-  c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(CLI::PositiveNumber)->type_name("N");
+  c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(one_or_more())->type_name("N");
   c->add_flag("--json", said.stream.json, "One JSON object per line");
 
   c = add_command(app, "status", "Show a gateway's channels, listeners, lag and slot", "postbus status --json | jq .lag_ms");

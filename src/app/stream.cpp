@@ -5,6 +5,7 @@
 #include "app/commands.hpp"
 #include "app/database_session.hpp"
 #include "app/terminal.hpp"
+#include "bus/channel.hpp"
 
 namespace postbus::app {
 namespace {
@@ -41,6 +42,8 @@ int stream(const targets& at, const stream_options& options) {
   if ((options.action == "list") != options.channel.empty())
     return tell(exit_usage,
                 options.channel.empty() ? "name the channel: postbus stream " + options.action + " CHANNEL" : "list takes no channel");
+  if (!options.channel.empty())
+    if (const auto named = bus::check_post_channel(options.channel); !named) return tell(named.error());
   const auto database = database_of(at);
   if (!database) return tell_unattached(database.error());
   auto session = database_session::open_checked(*database);

@@ -129,7 +129,8 @@ result<> check_snapshot(std::string_view channel, const bus::start& from, bool w
 }
 
 result<> check_consumer(std::string_view channel, std::string_view consumer) {
-  if (consumer.empty()) return error{errc::invalid_argument, "`consumer` is empty: give the consumer a name"};
+  if (!bus::check_channel(consumer))  // the same rule as postbus.ack's
+    return error{errc::invalid_argument, "a consumer's name has 1 to 255 bytes and no control characters"};
   if (bus::is_reserved(channel))
     return error{errc::invalid_argument,
                  "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};

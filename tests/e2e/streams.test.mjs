@@ -128,7 +128,11 @@ test('a consumer is of a stream: with a filter, a snapshot or a feed it is refus
     assert.equal(refused.status, 400, path);
     assert.match(refused.body, /consumer/);
   }
+  for (const name of ['', '%0a', '%C2%85', 'x'.repeat(256)])
+    assert.equal((await here.gateway.get(`/v1/channels/of%20streams?consumer=${name}`)).status, 400, name);
   const ws = await here.gateway.socket('/v1/ws', { protocols: ['postbus.v1'] });
+  ws.send({ id: 9, op: 'subscribe', channel: 'of streams', consumer: 'a\nb' });
+  assert.equal((await ws.event('refused', (e) => e.id === 9)).error.status, 400);
   ws.send({ id: 1, op: 'subscribe', channel: 'table:public.orders', consumer: 'c' });
   assert.match((await ws.event('refused', (e) => e.id === 1)).error.detail, /consumer/);
   ws.send({ id: 2, op: 'subscribe', channel: 'table:public.orders', consumer: 'c', where: 'id = 1' });
@@ -280,6 +284,11 @@ test('the command line makes streams, lists them, and a consumer prints each mes
   assert.ok(listed.some((s) => s.channel === 'log' && s.past_bytes === false));
   assert.equal(postbus('listen', 'log', '--consumer', 'etl', '--from', 'beginning').status, 2);
   assert.equal(postbus('stream', 'create').status, 2);
+  for (const name of ['table:public.orders', 'a\nb', 'x'.repeat(300)]) assert.equal(postbus('stream', 'create', name).status, 2, name);
+  for (const name of ['', 'a\nb', 'x'.repeat(256)]) assert.equal(postbus('listen', 'log', '--consumer', name).status, 2, name);
+  const none = postbus('stream', 'create', 'log', '--max-count', '0');
+  assert.equal(none.status, 2);
+  assert.match(none.stderr, /whole number, 1 or more/);
   assert.equal(postbus('stream', 'drop', 'log').status, 0);
   assert.equal(postbus('stream', 'drop', 'log').status, 1);
   assert.equal(postbus('listen', 'log', '--consumer', 'etl').status, 1);

@@ -58,14 +58,22 @@ TEST(streams, cost_nothing_to_post_where_there_are_none) {
 
 TEST(streams, may_have_any_name_that_a_channel_may_have) {
   database db;
-  const std::vector<std::string> names{"it's", "$body$; drop schema postbus cascade; $body$", R"(back\slash \u0041 ")", "%s %L %1$s", "Größe 中文 🚋",
+  const std::vector<std::string> names{"it's",
+                                       "$body$; drop schema postbus cascade; $body$",
+                                       R"(back\slash \u0041 ")",
+                                       "%s %L %1$s",
+                                       "Größe 中文 🚋",
                                        std::string(255, 'x')};
   for (const auto& name : names) {
     const auto quoted = db.psql(fmt::format("select quote_literal($name${}$name$)", name));
-    db.psql(fmt::format("select postbus.create_stream({0}); select postbus.post({0}, 'text'); select postbus.post({0}, '1'::jsonb)", quoted));
-    EXPECT_EQ(db.psql(fmt::format("select string_agg(payload, ' ' order by id) from postbus.messages where channel = {}", quoted)), "text 1") << name;
+    db.psql(
+        fmt::format("select postbus.create_stream({0}); select postbus.post({0}, 'text'); select postbus.post({0}, '1'::jsonb)", quoted));
+    EXPECT_EQ(db.psql(fmt::format("select string_agg(payload, ' ' order by id) from postbus.messages where channel = {}", quoted)),
+              "text 1")
+        << name;
   }
-  EXPECT_EQ(db.psql("select count(*), count(distinct segment) from postbus.messages"), fmt::format("{}|{}", 2 * names.size(), names.size()));
+  EXPECT_EQ(db.psql("select count(*), count(distinct segment) from postbus.messages"),
+            fmt::format("{}|{}", 2 * names.size(), names.size()));
   db.psql("select postbus.post('its', 'of no stream')");
   EXPECT_EQ(db.psql("select count(*) from postbus.messages"), std::to_string(2 * names.size()));
 }
