@@ -16,12 +16,13 @@ create function book(event jsonb) returns boolean language plpgsql as $$
 declare
   payment jsonb := event->'payload';
 begin
-  if event->>'kind' <> 'message' then
+  -- A gap (notify) is of plain NOTIFY alone, and payments are posted: there is nothing to book.
+  if event->>'kind' <> 'message' and (event->>'kind', payment->>'reason') is distinct from ('gap', 'notify') then
     raise exception 'nothing is booked from here on: %', event using hint = 'examples/ledger/README.md says how to go on';
   end if;
   insert into ledger_position values (event->>'channel', event->>'id')
     on conflict (channel) do update set position = excluded.position where ledger_position.position < excluded.position;
-  if not found then
+  if not found or event->>'kind' = 'gap' then
     return false;
   end if;
   insert into accounts values (payment->>'account', (payment->>'amount')::numeric)

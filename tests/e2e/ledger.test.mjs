@@ -149,7 +149,7 @@ async function agree(books) {
   const balances = 'select account, sum(amount)::text as balance from';
   assert.deepEqual(await here.cluster.sql(books.database, 'select account, balance::text from accounts order by account collate "C"'),
     await here.sql(`${balances} paid group by account order by account collate "C"`));
-  assert.equal(books.psql('select position from ledger_position'), posted.at(-1).id);
+  assert.ok(books.psql('select position from ledger_position') >= posted.at(-1).id);
   const turns = posted.map((e) => e.payload.turn).filter((turn) => turn !== null);
   assert.deepEqual(turns, [...turns].sort((a, b) => a - b), 'in commit order');
   return total;
@@ -190,8 +190,7 @@ test('every committed payment is booked once, whatever is killed', async () => {
     await Promise.all(writing);
     const total = await agree(books);
     await agree(shell);
-    // The lost NOTIFY session of a restarted server is told too; who then starts again is given everything that was posted.
-    assert.deepEqual(keepers.flatMap((k) => k.said.filter((line) => /from here on/.test(line) && !/"reason": ?"notify"/.test(line))), [], 'nothing was missing');
+    assert.deepEqual(keepers.flatMap((k) => k.said.filter((line) => /from here on/.test(line))), [], 'nothing was missing');
     console.log(`${kills} kills, ${total} payments, ${keepers.map((k) => k.ends)} starts anew`);
   } finally {
     for (const w of writers) w.over = true;
