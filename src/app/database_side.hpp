@@ -67,7 +67,6 @@ public:
   std::string problem() const override;
   boost::json::object status() const override;
 
-
 private:
   struct running;
   void spawn(std::string_view name, boost::asio::awaitable<void> work);

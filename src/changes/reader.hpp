@@ -131,7 +131,7 @@ private:
   std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
   std::optional<std::uint32_t> doubtful_{};  ///< a transaction that must come whole, at its commit; see take_streamed
   std::deque<std::uint64_t> fed_at_;  ///< LSNs where the feeds were found in order: the last one that is applied, and later ones
-  std::uint64_t asked_at_{};          ///< where the WAL ended at the last look
+  std::uint64_t asked_at_{};  ///< where the WAL ended at the last look
   bool begun_{};  ///< the hub has been given a first position
   bool caught_up_{};  ///< the server had nothing more to send
   bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free

@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/row_change.hpp"

@@ -400,7 +400,8 @@ void route(http_session& s) {
   }
   if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack" && posting) return ack(s, path[2]);
   if (path.size() == 4 && path[0] == "v1" && path[1] == "channels" && path[3] == "ack")
-    return s.fail({errc::method_not_allowed, "an acknowledgement is posted: POST /v1/channels/{channel}/ack?consumer=NAME&position=POSITION"});
+    return s.fail(
+        {errc::method_not_allowed, "an acknowledgement is posted: POST /v1/channels/{channel}/ack?consumer=NAME&position=POSITION"});
   if (is({"post"})) return classic_post(s);
   if (request.method() != http_method::get && request.method() != http_method::head)
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});
