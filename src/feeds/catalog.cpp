@@ -7,9 +7,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/row_change.hpp"
+#include "postgres/server_error.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -109,7 +113,12 @@ asio::awaitable<result<std::string>> database_catalog::describe(const table_desc
 asio::awaitable<result<std::string>> find_feed(postgres::connection& session, std::string table) {
   const postgres::parameter parameters[] = {table};
   auto found = co_await session.query(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
-  if (!found) co_return found.error();
+  if (!found) {
+    // No name of a table at all: empty, of too many parts, of another database.
+    constexpr std::array<std::string_view, 3> no_name{"42602", "42601", "0A000"};
+    if (std::ranges::find(no_name, postgres::sqlstate(found.error())) != no_name.end()) co_return not_watched(table);
+    co_return found.error();
+  }
   if (found->size() > 0) co_return std::string{found->text(0, 0)};
   co_return not_watched(table);
 }

@@ -154,9 +154,11 @@ void obstacles(const database_facts& f, report& out) {
     out.add(
         severity::warning, "orphan_slot",
         fmt::format("nobody reads the slot {}, which keeps {} of WAL{}", slot.name, bytes(slot.retained_bytes), lost ? " and is lost" : ""),
-        "it holds WAL and old rows back until it is read or dropped",
+        looks_ours ? "it holds WAL and old rows back until a gateway reads it again (start yours: postbus serve) or it is dropped"
+                   : "it holds WAL and old rows back until it is read or dropped",
         fmt::format("select pg_drop_replication_slot({});{}", quote_literal(slot.name),
-                    looks_ours ? "" : "  -- if its owner does not need it"));
+                    looks_ours ? "  -- only if no gateway comes back to it: one that does loses what it held, and its listeners start over"
+                               : "  -- if its owner does not need it"));
   }
   for (const auto& p : f.prepared_transactions)
     if (p.age_seconds >= 60)

@@ -282,7 +282,7 @@ describe('HTTP', () => {
 
   test('other methods and unknown addresses get their status', async () => {
     for (const [method, path, wanted] of [['DELETE', '/v1/channels/x', 405], ['PUT', '/post', 405], ['POST', '/v1/status', 405], ['TRACE', '/', 405], ['GET', '/nothing', 404],
-      ['GET', '/../etc/passwd', 404], ['GET', '/%2e%2e/%2e%2e/etc/passwd', 404], ['GET', '/v1/tables/absent', 404], ['GET', '/v1/ws', 426]])
+      ['GET', '/../etc/passwd', 404], ['GET', '/%2e%2e/%2e%2e/etc/passwd', 404], ['GET', '/v1/tables/absent', 404], ['GET', '/v1/tables/', 404], ['GET', '/v1/tables/a.b.c', 404], ['GET', '/v1/tables/a.b.c.d', 404], ['GET', '/v1/ws', 426]])
       assert.equal((await here.gateway.request(method, path)).status, wanted, `${method} ${path}`);
     const { body } = await here.gateway.get('/v1/tables/pg_class');
     assert.equal(JSON.parse(body).status, 404);
