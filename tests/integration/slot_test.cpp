@@ -386,15 +386,18 @@ TEST(slot, a_large_transaction_comes_while_it_runs_and_has_the_positions_of_a_sm
   EXPECT_EQ(told(rig, "table:public.t", start), streamed_texts);
 }
 
+/** Transactions are streamed early, and at most 400 kB of them are kept. */
+void little_room(reader_options& o) {
+  permanent(o);
+  o.decoding_kib = 64;
+  o.spill.memory = 100'000;
+  o.spill.disk = 400'000;
+}
+
 TEST(slot, a_transaction_beyond_the_spill_is_told_as_a_gap) {
   database db;
   db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
-  change_rig rig{db, [](reader_options& o) {
-                   permanent(o);
-                   o.decoding_kib = 64;
-                   o.spill.memory = 100'000;
-                   o.spill.disk = 400'000;
-                 }};
+  change_rig rig{db, little_room};
   rig.start();
   const auto start = rig.hub.head();
   db.psql(large(3000));
@@ -406,12 +409,7 @@ TEST(slot, a_transaction_beyond_the_spill_is_told_as_a_gap) {
 TEST(slot, tables_that_were_first_told_of_in_such_a_transaction_go_on) {
   database db;
   db.psql("create table t(id int primary key, v text); select postbus.watch('t'); select postbus.create_stream('s')");
-  change_rig rig{db, [](reader_options& o) {
-                   permanent(o);
-                   o.decoding_kib = 64;
-                   o.spill.memory = 100'000;
-                   o.spill.disk = 400'000;
-                 }};
+  change_rig rig{db, little_room};
   rig.start();
   const auto start = rig.hub.head();
   db.psql("begin; insert into t select g, repeat('q', 500) from generate_series(1, 3000) g; select postbus.post('s', 'lost'); commit");
