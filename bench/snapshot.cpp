@@ -1,5 +1,5 @@
 // How fast a table's rows come: by COPY … TO STDOUT into libpq, which counts lines and drops them, or by a gateway's
-// snapshot into N WebSockets at once, which count rows in the bytes and drop them. Prints {"rows":R,"seconds":S}; S counts from
+// snapshot into N WebSockets at once, which count the rows' frames and drop them. Prints {"rows":R,"seconds":S}; S counts from
 // the connected session's COPY, or from the first of the handshakes, to the last row of the last one.
 //
 // bench_snapshot --copy CONNINFO TABLE | --sockets ADDRESS PATH COUNT
@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,45 +47,84 @@ outcome copy(const char* conninfo, const std::string& table) {
   return got;
 }
 
-/** Counts `"kind":"row"` in whatever pieces the bytes come, and sees `"kind":"live"`. */
+/** One WebSocket: goes from frame to frame, as libpq goes from line to line, and counts those of rows until `live`. */
 class row_counter {
 public:
-  void take(std::string_view bytes) {
-    constexpr std::string_view row = R"("kind":"row")", live = R"("kind":"live")";
-    held_ += bytes;
-    for (auto at = held_.find(row); at != std::string::npos; at = held_.find(row, at + row.size())) ++rows;
-    complete = complete || held_.find(live) != std::string::npos;
-    // A piece of either word may stand at the end; a whole one that was counted must not stay.
-    const auto keep = std::min(held_.size(), row.size() - 1);
-    held_.erase(0, held_.size() - keep);
+  explicit row_counter(int fd) : fd_{fd} {}
+
+  /** Takes what has arrived. */
+  void receive() {
+    const auto got = ::recv(fd_, buffer_.data() + held_, buffer_.size() - held_, 0);
+    if (got < 0 && errno == EAGAIN) return;
+    if (got <= 0) throw failure{"a connection ended before its snapshot was complete"};
+    held_ += static_cast<std::size_t>(got);
+    std::string_view left{buffer_.data(), held_};
+    if (!open_) {
+      const auto end = left.find("\r\n\r\n");
+      if (end == std::string_view::npos) return;
+      if (!left.starts_with("HTTP/1.1 101")) throw failure{fmt::format("refused: {}", left)};
+      left.remove_prefix(end + 4);
+      open_ = true;
+    }
+    while (const auto size = whole_frame(left)) {
+      look_at(left.substr(0, size));
+      left.remove_prefix(size);
+    }
+    held_ = left.size();
+    if (held_ == buffer_.size()) throw failure{"a frame is larger than this client takes"};
+    std::memmove(buffer_.data(), left.data(), held_);
   }
+
   std::uint64_t rows{};
   bool complete{};
 
 private:
-  std::string held_;
+  /** Size of the frame at the front with its header (RFC 6455, 5.2); 0: it is not whole. */
+  static std::size_t whole_frame(std::string_view bytes) {
+    const auto at = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])); };
+    if (bytes.size() < 2) return 0;
+    std::size_t header = 2, size = at(1);
+    if (size >= 126) {
+      const std::size_t wide = size == 126 ? 2 : 8;
+      if (bytes.size() < header + wide) return 0;
+      size = 0;
+      for (std::size_t i = 0; i < wide; ++i) size = size << 8 | at(header++);
+    }
+    return bytes.size() < header + size ? 0 : header + size;
+  }
+
+  void look_at(std::string_view frame) {
+    constexpr std::size_t front = 128;  // an event's kind stands before its payload
+    frame = frame.substr(0, front);
+    if (frame.find(R"("kind":"row")") != std::string_view::npos)
+      ++rows;
+    else if (frame.find(R"("kind":"live")") != std::string_view::npos)
+      complete = true;
+  }
+
+  int fd_;
+  bool open_{};
+  std::string buffer_ = std::string(256 * 1024, '\0');
+  std::size_t held_{};
 };
 
 outcome listen(const std::string& address, const std::string& path, std::size_t count) {
   const auto to = bench::parse_address(address);
   std::vector<pollfd> sockets;
-  std::vector<row_counter> counters(count);
+  std::vector<row_counter> counters;
   const auto started = bench::now_ns();
   for (std::size_t i = 0; i < count; ++i) {
     const int fd = bench::connect_blocking(to);
     bench::send_all(fd, bench::websocket_request(path, address));
     bench::set_nonblocking(fd);
     sockets.push_back({fd, POLLIN, 0});
+    counters.emplace_back(fd);
   }
-  std::string buffer(256 * 1024, '\0');
   for (std::size_t open = count; open > 0;) {
     if (::poll(sockets.data(), sockets.size(), 60'000) <= 0) throw failure{"no rows for a minute"};
     for (std::size_t i = 0; i < count; ++i) {
       if (sockets[i].revents == 0) continue;
-      const auto got = ::recv(sockets[i].fd, buffer.data(), buffer.size(), 0);
-      if (got < 0 && errno == EAGAIN) continue;
-      if (got <= 0) throw failure{"a connection ended before its snapshot was complete"};
-      counters[i].take({buffer.data(), static_cast<std::size_t>(got)});
+      counters[i].receive();
       if (!counters[i].complete) continue;
       ::close(sockets[i].fd);
       sockets[i].fd = -1;
