@@ -11,7 +11,8 @@ import { until, within } from './harness/program.mjs';
 import { random, seed } from './harness/random.mjs';
 import { setting, size } from './harness/setting.mjs';
 
-const here = setting({ args: ['--slot', 'permanent'] });
+// The slot is never given up here: what it holds grows with every large transaction that a kill leaves behind.
+const here = setting({ args: ['--slot', 'permanent'], settings: { max_slot_wal_keep_size: "'8GB'" } });
 const chance = random();
 console.log(`POSTBUS_SEED=${seed}`);
 const rows = size(20_000, 50_000);
