@@ -137,6 +137,7 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
              .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
              .xmin_age = number<std::uint64_t>(health->text(0, 1)),
              .at_lsn = number<std::uint64_t>(health->text(0, 5)),
+             .epoch = number<std::uint32_t>(health->text(0, 6)),
              .feeds_fault = std::string{health->text(0, 3)}};
   if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
