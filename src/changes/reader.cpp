@@ -101,6 +101,7 @@ void reader::stop() {
   advanced_.cancel();
   slots_.stop();
   if (stream_) stream_->close();
+  if (ordinary_) ordinary_->close();
   attendant_.stop();
 }
 
@@ -145,7 +146,10 @@ asio::awaitable<result<>> reader::stream_once() {
     ordinary_options.conninfo = options_.conninfo;
     auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
     if (!ordinary) co_return ordinary.error();
+    if (stopped_) co_return result<>{};
+    ordinary_ = &*ordinary;
     auto prepared = co_await prepare(*ordinary);
+    ordinary_ = nullptr;
     if (!prepared) co_return prepared;
   }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());

@@ -123,6 +123,7 @@ private:
   boost::asio::steady_timer timer_;
   boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
+  postgres::connection* ordinary_{};  ///< while a round is prepared
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};

@@ -102,6 +102,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         continue;
       }
       case slot_plan::step::mend: {
+        waiting_(plan.why);
         auto mended = co_await ordinary.query(embedded_sql::find("statements/changes/mend_feeds.sql"), {}, statement_deadline);
         if (!mended) co_return error{errc::unavailable, "the publication postbus is missing and cannot be made", mended.error().detail};
         past_.poisoned = true;
