@@ -84,20 +84,24 @@ end $$;
 comment on function postbus.claim_epoch is
   'Called by a gateway with what IDENTIFY_SYSTEM said: keeps the epoch while positions keep their meaning, else draws a new one.';
 
-create function postbus.new_epoch() returns bigint
+create function postbus.new_epoch(known bigint default null) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   before bigint := (select m.epoch from postbus.meta m for update);
   chosen bigint := before;
 begin
+  if known <> before then  -- somebody else was faster
+    return before;
+  end if;
   while chosen = before loop
     chosen := postbus.random_epoch();
   end loop;
   update postbus.meta set epoch = chosen;
   return chosen;
 end $$;
-comment on function postbus.new_epoch is 'Starts a new generation of positions: every listener that resumes is told to start over.';
+comment on function postbus.new_epoch is
+  'Starts a new generation of positions: every listener that resumes is told to start over. Where known is not the epoch any more, it is left as it is.';
 
 create function postbus.position() returns text
 language sql volatile security definer set search_path = pg_catalog, pg_temp

@@ -28,6 +28,7 @@ attendant::attendant(asio::any_io_executor executor, settings given)
 void attendant::stop() {
   stopped_ = true;
   timer_.cancel();
+  if (session_) session_->close();  // it may wait for somebody's lock
 }
 
 void attendant::slot(std::string name, std::string held) {
@@ -64,7 +65,9 @@ asio::awaitable<void> attendant::run() {
     auto session = co_await postgres::connection::open(std::move(options));
     if (session) {
       retry.succeeded();
+      session_ = &*session;
       const auto ended = co_await attend(*session);
+      session_ = nullptr;
       if (stopped_ || ended) continue;
       log::debug("changes", "the attendant's session ended: {}", ended.error().text);
     }
@@ -137,6 +140,7 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
              .keep_bytes = number<std::uint64_t>(health->text(0, 2)),
              .xmin_age = number<std::uint64_t>(health->text(0, 1)),
              .at_lsn = number<std::uint64_t>(health->text(0, 5)),
+             .epoch = number<std::uint32_t>(health->text(0, 6)),
              .feeds_fault = std::string{health->text(0, 3)}};
   if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
@@ -149,10 +153,13 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
 
 asio::awaitable<result<>> attendant::mend(postgres::connection& session) {
   auto mended = co_await session.query(embedded_sql::find("statements/changes/mend_feeds.sql"), {}, statement_deadline);
-  if (!mended && mended.error().code != errc::database) co_return mended.error();
+  const bool late = !mended && mended.error().code == errc::timed_out;
+  if (!mended && mended.error().code != errc::database && !late) co_return mended.error();
   if (settings_.on_mended)
-    settings_.on_mended(mended ? std::string{mended->text(0, 0)} : "the database refused to mend the feeds: " + mended.error().detail);
-  co_return result<>{};
+    settings_.on_mended(mended ? std::string{mended->text(0, 0)}
+                        : late ? "the feeds could not be mended in time: somebody holds a lock on the publication or a watched table"
+                               : "the database refused to mend the feeds: " + mended.error().detail);
+  co_return late ? result<>{mended.error()} : result<>{};
 }
 
 }  // namespace postbus::changes

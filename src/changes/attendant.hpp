@@ -54,6 +54,7 @@ private:
   flush_policy policy_;
   std::string slot_, held_;
   boost::asio::steady_timer timer_;
+  postgres::connection* session_{};  ///< while there is one
   steady::time_point next_health_{}, sleeping_until_{};
   bool poke_refused_{};
   bool stopped_{};

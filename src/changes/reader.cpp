@@ -101,6 +101,7 @@ void reader::stop() {
   advanced_.cancel();
   slots_.stop();
   if (stream_) stream_->close();
+  if (ordinary_) ordinary_->close();
   attendant_.stop();
 }
 
@@ -145,7 +146,10 @@ asio::awaitable<result<>> reader::stream_once() {
     ordinary_options.conninfo = options_.conninfo;
     auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
     if (!ordinary) co_return ordinary.error();
+    if (stopped_) co_return result<>{};
+    ordinary_ = &*ordinary;
     auto prepared = co_await prepare(*ordinary);
+    ordinary_ = nullptr;
     if (!prepared) co_return prepared;
   }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
@@ -189,26 +193,23 @@ asio::awaitable<result<>> reader::stream_once() {
 
 /** Epoch and slot of this round. */
 asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
+  if (auto claimed = co_await claim_epoch(ordinary); !claimed) co_return claimed;
+  const bool same = begun_ && epoch_ == last_applied_.epoch;
+  auto taken = co_await slots_.take(ordinary, *stream_, epoch_, same ? resume_lsn_ : 0);
+  if (!taken) co_return taken.error();
+  slot_ = std::move(*taken);
+  // It may be another one by now: drawn for a slot that was lost, by us or by the gateway whose slot this one is a copy of.
+  co_return co_await claim_epoch(ordinary);
+}
+
+asio::awaitable<result<>> reader::claim_epoch(postgres::connection& ordinary) {
   const auto& identity = stream_->identity();
   const auto timeline = std::to_string(identity.timeline);
   const parameter parameters[] = {identity.system_identifier, timeline};
   auto claimed = co_await ordinary.query(embedded_sql::find("statements/changes/stream_start.sql"), parameters, statement_deadline);
   if (!claimed) co_return claimed.error();
-  const auto epoch = number<std::uint32_t>(claimed->text(0, 0));
+  epoch_ = number<std::uint32_t>(claimed->text(0, 0));
   some_xid_ = number<std::uint64_t>(claimed->text(0, 1));
-  const bool same = begun_ && epoch == last_applied_.epoch;
-  epoch_ = epoch;
-  auto taken = co_await slots_.take(ordinary, *stream_, same ? resume_lsn_ : 0);
-  if (!taken) co_return taken.error();
-  slot_ = std::move(*taken);
-  if (slot_.lost) co_return co_await draw_epoch(ordinary);
-  co_return result<>{};
-}
-
-asio::awaitable<result<>> reader::draw_epoch(postgres::connection& ordinary) {
-  auto drawn = co_await ordinary.query(embedded_sql::find("statements/changes/new_epoch.sql"), {}, statement_deadline);
-  if (!drawn) co_return drawn.error();
-  epoch_ = number<std::uint32_t>(drawn->text(0, 0));
   co_return result<>{};
 }
 
@@ -261,6 +262,12 @@ void reader::measured(const slot_health& health) {
     log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);
     moves_over_ = true;
     if (stream_) stream_->wake();
+  }
+  if (health.epoch != 0 && health.epoch != epoch_) {
+    log::warning("changes", "positions begin anew: another gateway, or somebody by hand, drew another epoch");
+    moves_over_ = true;
+    if (stream_) stream_->wake();
+    return;
   }
   metrics::set(metrics::gauge::resume_window_seconds,
                slot_.permanent ? std::chrono::duration_cast<std::chrono::seconds>(window_.age(steady::now())).count() : 0);

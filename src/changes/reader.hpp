@@ -93,7 +93,7 @@ public:
 private:
   boost::asio::awaitable<result<>> stream_once();
   boost::asio::awaitable<result<>> prepare(postgres::connection& ordinary);
-  boost::asio::awaitable<result<>> draw_epoch(postgres::connection& ordinary);
+  boost::asio::awaitable<result<>> claim_epoch(postgres::connection& ordinary);
   boost::asio::awaitable<result<>> drain();
   boost::asio::awaitable<result<>> take(const postgres::pgoutput::frame& frame);
   boost::asio::awaitable<result<>> take_streamed(const postgres::pgoutput::xlog_data& data);
@@ -123,6 +123,7 @@ private:
   boost::asio::steady_timer timer_;
   boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
+  postgres::connection* ordinary_{};  ///< while a round is prepared
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};
@@ -134,7 +135,7 @@ private:
   std::uint64_t asked_at_{};  ///< where the WAL ended at the last look
   bool begun_{};  ///< the hub has been given a first position
   bool caught_up_{};  ///< the server had nothing more to send
-  bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free
+  bool moves_over_{};  ///< this round ends for one on the permanent slot, which is free, or in another epoch
   bool stopped_{};
 
   mutable std::mutex guard_;  // of status_

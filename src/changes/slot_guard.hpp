@@ -11,6 +11,7 @@ struct slot_health {
   std::uint64_t keep_bytes{};      ///< max_slot_wal_keep_size; 0: without bound
   std::uint64_t xmin_age{};        ///< transactions since the oldest catalog rows that it keeps from vacuum
   std::uint64_t at_lsn{};          ///< where the WAL ended when this was asked
+  std::uint32_t epoch{};           ///< of positions, as the database says
   std::string feeds_fault{};       ///< why feeds are not what they should be; empty: they are
   std::optional<std::uint64_t> free_from{};  ///< the permanent slot was held by another session, and can be read from here on
 };

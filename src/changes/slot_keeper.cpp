@@ -63,15 +63,16 @@ asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordin
   co_return facts;
 }
 
-asio::awaitable<result<>> slot_keeper::carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter_text) {
+asio::awaitable<result<std::size_t>> slot_keeper::carry_out(postgres::connection& ordinary, std::string_view statement,
+                                                            std::string parameter_text) {
   const parameter parameters[] = {parameter_text};
   auto done = co_await ordinary.query(embedded_sql::find(statement), parameters, statement_deadline);
   if (!done) co_return done.error();
-  co_return result<>{};
+  co_return done->size();
 }
 
 asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connection& ordinary, postgres::replication_stream& stream,
-                                                               std::uint64_t resume_lsn) {
+                                                               std::uint32_t epoch, std::uint64_t resume_lsn) {
   const auto give_up_waiting = steady::now() + settings_.patience;
   past_.waited = false;
   choice chosen;
@@ -80,7 +81,8 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
     if (!facts) co_return facts.error();
     if (chosen.flushed_lsn < resume_lsn) {
       log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
-      chosen.lost = true;
+      if (auto drawn = co_await carry_out(ordinary, "statements/changes/new_epoch.sql", std::to_string(epoch)); !drawn)
+        co_return drawn.error();
       resume_lsn = chosen.flushed_lsn;  // what the slot, put back as well, would give again belongs to the old positions
     }
     const auto plan = plan_slot(*facts, past_);
@@ -100,6 +102,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         continue;
       }
       case slot_plan::step::mend: {
+        waiting_(plan.why);
         auto mended = co_await ordinary.query(embedded_sql::find("statements/changes/mend_feeds.sql"), {}, statement_deadline);
         if (!mended) co_return error{errc::unavailable, "the publication postbus is missing and cannot be made", mended.error().detail};
         past_.poisoned = true;
@@ -109,6 +112,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         chosen.held = facts->name;
         auto copied = co_await stream.copy_slot(facts->name, temporary_name());
         if (copied) {
+          past_.poisoned = past_.given_up = false;  // that was said of a slot before this one, or its reader will find out
           chosen.goes_on = begin_at(stream, resume_lsn);
           co_return chosen;
         }
@@ -131,12 +135,18 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         reader_pid_ = stream.backend_pid();
         co_return chosen;
       }
-      case slot_plan::step::make_anew:
+      case slot_plan::step::make_anew: {
+        if (facts->exists) {
+          auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name);
+          if (!dropped) co_return dropped.error();
+          if (*dropped == 0) continue;  // another gateway reads it by now, or has made it anew itself
+        }
+        if (auto drawn = co_await carry_out(ordinary, "statements/changes/new_epoch.sql", std::to_string(epoch)); !drawn)
+          co_return drawn.error();
+        [[fallthrough]];
+      }
       case slot_plan::step::make: {
         chosen.permanent = true;
-        chosen.lost |= plan.next == slot_plan::step::make_anew;
-        if (auto dropped = co_await carry_out(ordinary, "statements/changes/drop_slot.sql", facts->name); !dropped)
-          co_return dropped.error();
         if (auto made = co_await make(ordinary, stream, facts->name, lifetime::permanent); !made) co_return made.error();
         if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
           co_return recorded.error();

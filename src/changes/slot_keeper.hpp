@@ -26,15 +26,15 @@ public:
   struct choice {
     bool permanent{};
     bool goes_on{};               ///< nothing is missing: what it still holds, or all since `resume_lsn`, comes first
-    bool lost{};                  ///< what there was before is gone: positions must begin anew
     std::string held{};           ///< the permanent slot, which another session reads
     std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
   };
   /**
-   * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged.
+   * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged. Where what there
+   * was is gone it draws a new epoch in place of `epoch`, before a slot is there that another gateway could copy.
    * errc::timed_out: transactions that write keep a new slot waiting; errc::unsupported: see plan_slot's `refuse`.
    */
-  boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream,
+  boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream, std::uint32_t epoch,
                                               std::uint64_t resume_lsn);
 
   /** The permanent slot's history cannot be decoded any more. */
@@ -48,7 +48,8 @@ private:
   boost::asio::awaitable<result<>> make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name,
                                         postgres::replication_stream::lifetime l);
   boost::asio::awaitable<std::string> running_writers(postgres::connection& ordinary);
-  boost::asio::awaitable<result<>> carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter);
+  /** How many rows it gave. */
+  boost::asio::awaitable<result<std::size_t>> carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter);
 
   settings settings_;
   std::function<void(std::string)> waiting_;

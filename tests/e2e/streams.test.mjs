@@ -206,6 +206,41 @@ test('messages posted while no gateway ran are there when one comes, and the gat
   }
 });
 
+test('messages that no gateway read get places behind all that was delivered, each once, and one resumes from any of them', async () => {
+  here.psql("select postbus.create_stream('unread')");
+  await here.gateway.stop();
+  try {
+    const first = await fresh();
+    const live = await first.socket('/v1/channels/unread');
+    post('unread', 1, 5);
+    await until('five', () => live.events.length === 5);
+    await kept('unread', 5);
+    await first.stop('SIGKILL');
+    here.psql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active");  // nor will one read them later
+    for (let n = 6; n <= 10; ++n) post('unread', n, n);
+    const second = await fresh();
+    try {
+      post('unread', 11, 12);
+      const all = await second.socket('/v1/channels/unread?after=beginning');
+      await until('all', () => all.events.length >= 12);
+      assert.deepEqual(all.events.map((e) => e.payload), numbers(1, 12));
+      assert.deepEqual(all.events.slice(0, 5).map((e) => e.id), live.events.map((e) => e.id), 'what was delivered stays where it was');
+      assert.ok(all.events.every((e, i) => i === 0 || all.events[i - 1].id < e.id), 'places grow');
+      for (const [i, { id }] of all.events.slice(0, -1).entries()) {
+        const rest = await second.socket(`/v1/channels/unread?after=${id}`);
+        await rest.event('the last one', (e) => e.payload === '12');
+        assert.deepEqual(rest.events.map((e) => [e.id, e.payload]), all.events.slice(i + 1).map((e) => [e.id, e.payload]));
+        rest.close();
+      }
+      all.close();
+    } finally {
+      await second.stop();
+    }
+  } finally {
+    here.gateway = await Gateway.start(here.url);
+  }
+});
+
 test('one who was away for longer than the stream keeps is told of the gap', async () => {
   here.psql("select postbus.create_stream('short', max_count => 16)");
   const live = await here.gateway.socket('/v1/channels/short');

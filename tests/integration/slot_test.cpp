@@ -261,6 +261,28 @@ TEST(slot, a_second_reader_reads_a_copy_and_takes_over_what_the_first_one_leaves
   EXPECT_EQ(places(third, "a", start), places_before);
 }
 
+TEST(slot, two_readers_are_in_one_epoch_whoever_draws_it) {
+  database db;
+  change_rig first{db, impatient}, second{db, impatient};
+  first.start();
+  second.start();
+  const auto before = first.hub.head().epoch;
+  const auto agree = [&](std::uint32_t drawn) {
+    wait_both(first, second, [&] { return first.hub.head().epoch == drawn && second.hub.head().epoch == drawn; });
+  };
+  db.psql("select postbus.new_epoch()");
+  const auto by_hand = static_cast<std::uint32_t>(std::stoull(db.psql("select epoch from postbus.meta")));
+  EXPECT_NE(by_hand, before);
+  agree(by_hand);
+  EXPECT_EQ(db.psql(fmt::format("select postbus.new_epoch({})", before)), std::to_string(by_hand)) << "it was drawn already";
+  wait_both(first, second, [&] { return first.reader->status().ready() && second.reader->status().ready(); });
+  db.psql("select postbus.post('a', 'x')");
+  const bus::position start{by_hand, 1, 0};
+  const auto has_it = [&](const change_rig& rig) { return !told(rig, "a", start).empty() && told(rig, "a", start).back() == "x"; };
+  wait_both(first, second, [&] { return has_it(first) && has_it(second); });
+  EXPECT_EQ(places(first, "a", start).back(), places(second, "a", start).back());
+}
+
 TEST(slot, two_readers_miss_nothing_when_their_sessions_break) {
   cluster own;
   database db{own};

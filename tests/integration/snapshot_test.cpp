@@ -197,7 +197,7 @@ TEST(snapshot, joins_the_changes_of_random_writers) {
   for (int w = 0; w < 4; ++w) writers.emplace_back([&, w] { write(db.url(), seed + static_cast<unsigned>(w), w, enough); });
   std::mt19937 random{seed};
   std::vector<std::unique_ptr<copy_of_table>> copies;
-  for (int i = 0; i < (soak ? 400 : 25); ++i) {
+  for (int i = 0; i < (soak ? 100 : 25); ++i) {
     asio::steady_timer pause{rig.loop, std::chrono::milliseconds{random() % 30}};  // the moment of the snapshot
     testing_support::run(rig.loop,
                          [](asio::steady_timer& t) -> asio::awaitable<void> { co_await t.async_wait(asio::use_awaitable); }(pause));

@@ -1,2 +1,3 @@
--- Positions went backwards within an epoch: the database was restored without a new timeline.
-select postbus.new_epoch()
+-- $1 the epoch as it was. What positions of it stood for is lost: the slot that held it, or the WAL's own order, in a database that was
+-- restored without a new timeline. Of several gateways that notice one draws.
+select postbus.new_epoch($1::bigint)
