@@ -9,7 +9,7 @@
 #include <map>
 
 #include "embedded_sql.hpp"
-#include "feeds/catalog.hpp"
+#include "feeds/feed_name.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -88,7 +88,7 @@ asio::awaitable<result<table_facts>> ask(postgres::connection& session, const st
   if (!answers) co_return answers.error();
   auto& found = answers->back();
   if (!found) co_return found.error();
-  if (found->size() == 0) co_return not_watched(std::string_view{channel}.substr(std::string_view{"table:"}.size()));
+  if (found->size() == 0) co_return not_watched(std::string_view{channel}.substr(feed_prefix.size()));
   co_return read(*found);
 }
 

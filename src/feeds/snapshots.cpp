@@ -29,6 +29,7 @@
 #include "embedded_sql.hpp"
 #include "feeds/catalog.hpp"
 #include "feeds/copied_row.hpp"
+#include "feeds/feed_name.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -40,7 +41,6 @@ constexpr auto statement_deadline = 10s;
 constexpr auto between_attempts = 100ms;
 /** Clients that are told to start over do so at once: a table that was too large a moment ago is not copied for them again. */
 constexpr auto too_large_for = 1min;
-constexpr std::string_view feed_prefix = "table:";
 
 /** The stream's own, so that values have the same text (postgres::replication_stream). */
 constexpr const char* session_settings =

@@ -10,6 +10,7 @@
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
 #include "embedded_web.hpp"
+#include "feeds/feed_name.hpp"
 #include "gateway/authorise.hpp"
 #include "gateway/channel_session.hpp"
 #include "gateway/http_session.hpp"
@@ -321,13 +322,14 @@ void many_over_websocket(http_session& s) {
 // --- Tables
 
 asio::awaitable<void> listen_to_table(loop& home, std::shared_ptr<session*> weak, std::string table) {
-  auto channel = co_await home.shared().behind.feed_channel(std::move(table));
+  const auto channel = co_await home.shared().behind.feed_channel(table);
   auto* const s = static_cast<http_session*>(*weak);
   if (s == nullptr || s->closed()) co_return;
-  if (channel)
-    listen(*s, *channel, true);
-  else
-    s->fail(channel.error());
+  if (channel && permits(home, s->who(), right::listen, *channel)) co_return listen(*s, *channel, true);
+  // Whom the table's channel is closed to is answered by the name alone, as if there were no such table.
+  const auto named = std::string{feeds::feed_prefix} + (table.contains('.') ? "" : "public.") + table;
+  if (auto may = authorise(home, s->who(), right::listen, named); !may) co_return s->fail(may.error());
+  s->fail(channel ? feeds::not_watched(table) : channel.error());
 }
 
 // --- The rest

@@ -129,7 +129,7 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
                        .snapshot = wanted.snapshot,
                        .filter = std::move(wanted.filter),
                        .consumer = std::move(wanted.consumer)};
-  home().listening().prepare(std::move(asked), [weak = handle(), id](result<listen_request> ready) {
+  home().listening().prepare(std::move(asked), who(), [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);

@@ -106,6 +106,41 @@ TEST_F(command_line_gateway, listen_prints_posts_feeds_and_plain_notify) {
   for (const auto& line : whole) EXPECT_NO_THROW(text(boost::json::parse(line), "id")) << line;
 }
 
+TEST_F(command_line_gateway, listen_is_told_which_channel_a_feed_has_and_what_watches_a_table) {
+  db.psql("create schema s; create table orders(id int primary key); create table s.orders(id int primary key); "
+          "create table \"Odd \"\"name\"(id int primary key); select postbus.watch('orders'), postbus.watch('\"Odd \"\"name\"')");
+  const auto bare = run({"listen", "table:orders"});
+  EXPECT_EQ(bare.status, 1);
+  EXPECT_THAT(bare.err, HasSubstr("table:public.orders"));
+  for (const auto* unwatched : {"s.orders", "public.ORDERS2", "a.b.c"}) {
+    const auto refused = run({"listen", fmt::format("table:{}", unwatched)});
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_THAT(refused.err, HasSubstr(unwatched));
+  }
+  EXPECT_THAT(run({"wait", "table:s.orders", "--timeout", "5s"}).err, HasSubstr("postbus watch s.orders"));
+  for (const auto* named : {"table:public.orders", "table:public.Odd \"name"}) {
+    auto listener = open({"listen", named, "--count", "1", "--from", "beginning"});
+    db.psql("insert into orders select max(id) from (select 1 as id union all select id + 1 from orders) n; "
+            "insert into \"Odd \"\"name\" select max(id) from (select 1 as id union all select id + 1 from \"Odd \"\"name\") n");
+    EXPECT_THAT(listener->line().value_or(""), HasSubstr(named));
+    EXPECT_EQ(listener->wait(), 0);
+  }
+  // Unwatched, and made known to the gateway by an event behind it: who resumes still gets what came before.
+  const auto position = folder.path() + "/position";
+  const auto resume = [&] { return run({"listen", "table:public.orders", "--json", "--count", "1", "--from", "beginning", "--resume", position}); };
+  EXPECT_EQ(resume().status, 0);
+  db.psql("insert into orders values (100); select postbus.unwatch('orders')");
+  post("behind", "x");
+  EXPECT_EQ(run({"wait", "behind", "--from", "beginning", "--timeout", "10s"}).out, "x\n");
+  std::string last;
+  while (last.find("\"id\":100}") == std::string::npos) {
+    const auto more = resume();
+    ASSERT_EQ(more.status, 0) << more.err;
+    last = more.out;
+  }
+  EXPECT_THAT(run({"listen", "table:public.orders"}).err, HasSubstr("postbus watch public.orders"));
+}
+
 TEST_F(command_line_gateway, people_get_one_line_per_event_without_control_characters) {
   auto listener = open({"listen", "a"});
   ASSERT_THAT(first_line(*listener, "a"), testing::MatchesRegex("..:..:......  a  knock"));
