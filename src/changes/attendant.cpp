@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -105,8 +106,8 @@ asio::awaitable<result<>> attendant::poke(postgres::connection& session) {
   if (!std::exchange(poke_refused_, true))
     log::warning("changes",
                  "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that "
-                 "hurries them ({})",
-                 poked.error().detail);
+                 "hurries them: {}",
+                 poked.error());
   while (policy_.polling()) policy_.polled(steady::time_point::max(), false);
   co_return result<>{};
 }

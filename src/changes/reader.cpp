@@ -32,6 +32,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -118,7 +119,7 @@ asio::awaitable<void> reader::run() {
     const auto millis = std::chrono::duration_cast<std::chrono::milliseconds>(wait).count();
     const bool often = retry_.failures() > 5;  // an outage is told at its start, not twelve times a minute
     log::write(often ? log::level::debug : log::level::warning, "changes",
-               fmt::format("not reading the WAL: {} ({}); next attempt in {} ms", why.text, why.detail, millis));
+               fmt::format("not reading the WAL: {}; next attempt in {} ms", why, millis));
     timer_.expires_after(wait);
     co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     const std::scoped_lock lock{guard_};

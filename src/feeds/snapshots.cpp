@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -175,7 +176,7 @@ asio::awaitable<void> snapshots::fill(std::shared_ptr<one> o) {
   o->fill.reset();
   if (!done) {
     const auto& why = done.error();
-    if (!o->rows->abandoned()) log::warning("feeds", "no snapshot of {}: {} ({})", o->rows->channel(), why.text, why.detail);
+    if (!o->rows->abandoned()) log::warning("feeds", "no snapshot of {}: {}", o->rows->channel(), why);
     o->failed = why;
     if (why.code == errc::too_large) too_large_.insert_or_assign(o->rows->channel(), refusal{why, steady::now() + too_large_for});
     o->rows->fail(why);

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "gateway/authorise.hpp"
@@ -236,7 +237,7 @@ void http_session::flush() {
 }
 
 void http_session::fail(const error& why) {
-  if (!why.detail.empty()) log::info("gateway", "{}: {} ({})", traits(why.code).name, why.text, why.detail);
+  if (!why.detail.empty()) log::info("gateway", "{}: {}", traits(why.code).name, why);
   response answer{.status = traits(why.code).http_status, .content_type = problem_media_type};
   append_problem(answer.body, why);
   if (why.code == errc::unauthorised) answer.headers = "WWW-Authenticate: Bearer\r\n";
