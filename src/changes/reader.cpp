@@ -170,6 +170,7 @@ asio::awaitable<result<>> reader::stream_once() {
   log::info("changes", "reading the WAL of {} from {} by the {} slot {}", stream_->identity().database, bus::to_text(assembler_.applied()),
             slot_.permanent ? "permanent" : "temporary", stream_->slot());
   note(catch_up_to_ != 0 ? reader_state::catching_up : reader_state::streaming);
+    status_.heard = steady::now();
   caught_up_ = false;
   const auto whole = doubtful_;
   auto ended = co_await follow();

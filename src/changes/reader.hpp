@@ -57,6 +57,9 @@ struct reader_status {
   bus::position applied;  ///< everything up to here has been published
   unix_micros last_commit{};  ///< commit time of the last transaction read, by the server's clock; 0: none yet
   std::uint64_t reconnects{};
+  std::optional<steady::time_point> heard;  ///< when the stream brought something last, be it that there is nothing
+  /** It reads, so how far it is behind is known. */
+  bool reading() const { return state == reader_state::streaming || state == reader_state::catching_up; }
   bool ready() const { return state == reader_state::streaming; }
 };
 

@@ -355,3 +355,30 @@ TEST(command_line_doctor, names_what_is_wrong_and_the_fix) {
 
 }  // namespace
 }  // namespace postbus
+TEST(command_line_status, says_that_the_lag_is_unknown_while_the_database_is_away) {
+  testing_support::cluster own;
+  const database db{own};
+  program gateway{{"--db", db.url(), "serve", "--threads", "1", "--port", "0"}};
+  const auto line = gateway.line();
+  ASSERT_TRUE(line) << gateway.rest_of_errors();
+  const program::environment here{{"POSTBUS_URL", line->substr(line->find("http"))}};
+  const auto document = [&] { return boost::json::parse(run_program({"status", "--json"}, here).out); };
+  const auto until = steady::now() + std::chrono::minutes{1};
+  while (!document().at("ready").as_bool() && steady::now() < until) {
+  }
+  EXPECT_TRUE(document().at("lag_ms").is_number());
+  EXPECT_TRUE(document().at("stream_silent_s").is_number());
+  own.server().stop();
+  auto now = document();
+  while (!now.at("lag_ms").is_null() && steady::now() < until) now = document();
+  EXPECT_TRUE(now.at("lag_ms").is_null());
+  EXPECT_FALSE(now.at("ready").as_bool());
+  const auto silent = now.at("stream_silent_s").to_number<double>();
+  EXPECT_GT(document().at("stream_silent_s").to_number<double>(), silent);
+  const auto shown = run_program({"status"}, here).out;
+  EXPECT_THAT(shown, testing::ContainsRegex("lag +unknown"));
+  EXPECT_THAT(shown, testing::ContainsRegex("stream silent +[0-9.]+ s"));
+  gateway.signal(SIGTERM);
+  EXPECT_EQ(gateway.wait(), 0);
+}
+
