@@ -7,9 +7,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
-
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/feed_name.hpp"
@@ -117,9 +114,7 @@ asio::awaitable<result<std::string>> find_feed(postgres::connection& session, st
   auto found = co_await session.query(embedded_sql::find("statements/feeds/find_exactly.sql"), parameters, deadline);
   if (found && found->size() == 0) found = co_await session.query(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
   if (!found) {
-    // Empty, of too many parts, of another database.
-    constexpr std::array<std::string_view, 3> no_name{"42602", "42601", "0A000"};
-    if (std::ranges::find(no_name, postgres::sqlstate(found.error())) != no_name.end()) co_return no_table_name(table);
+    if (is_no_table_name(postgres::sqlstate(found.error()))) co_return no_table_name(table);
     co_return found.error();
   }
   if (found->size() > 0) co_return std::string{found->text(0, 0)};

@@ -11,6 +11,8 @@ error not_watched(std::string_view table) {
 error no_table_name(std::string_view table) {
   return {errc::not_watched, fmt::format("'{}' cannot be the name of a table: it is named schema.table, as in public.orders", table)};
 }
+bool is_no_table_name(std::string_view sqlstate) { return sqlstate == "42602" || sqlstate == "42601" || sqlstate == "0A000"; }
+
 
 error watched_as(std::string_view table, std::string_view channel) {
   return {errc::not_watched, fmt::format("no feed has the channel {}{}; the table's is {}", feed_prefix, table, channel)};
