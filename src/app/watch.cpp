@@ -22,12 +22,15 @@ int for_each_table(const targets& at, const std::vector<std::string>& tables, st
     std::vector<postgres::parameter> parameters{table};
     parameters.insert(parameters.end(), rest.begin(), rest.end());
     const auto done = session->run(statement, parameters);
-    const auto state = done ? std::string_view{} : postgres::sqlstate(done.error());
-    if (feeds::is_no_table_name(state)) return tell(exit_failed, feeds::no_table_name(visible(table)).text);
-    if (state == "42P01" || state == "3F000")
-      return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders",
-                                           visible(table)));
-    if (!done) return tell(error{done.error().code, fmt::format("{}: {}", table, done.error().text), done.error().detail});
+    if (!done) {
+      const auto why = done.error();
+      const auto state = postgres::sqlstate(why);
+      if (feeds::is_no_table_name(state)) return tell(exit_failed, feeds::no_table_name(visible(table)).text);
+      if (state == "42P01" || state == "3F000")
+        return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders",
+                                             visible(table)));
+      return tell(error{why.code, fmt::format("{}: {}", table, why.text), why.detail});
+    }
     fmt::print(stderr, "{} {}\n", said, visible(table));
   }
   return exit_ok;
