@@ -86,7 +86,8 @@ boost::asio::awaitable<void> listening::check_feed(listen_request asked, then do
   const auto who = std::move(asked.who);
   const bool is_feed = found && *found == asked.channel;
   const bool resumes = std::holds_alternative<bus::position>(asked.from) && table.contains('.');
-  if (is_feed || (resumes && (found || found.error().code != errc::unsupported))) co_return prepare_plain(std::move(asked), std::move(done));
+  if (is_feed || (resumes && (found || found.error().code != errc::unsupported)))
+    co_return prepare_plain(std::move(asked), std::move(done));
   if (!found) co_return done(found.error());
   // Whom the table's channel is closed to learns nothing of the table.
   done(permits(home_, who.get(), right::listen, *found) ? feeds::watched_as(table, *found) : feeds::not_watched(table));
@@ -162,8 +163,9 @@ result<> check_consumer(std::string_view channel, std::string_view consumer) {
   if (!bus::check_channel(consumer))  // the same rule as postbus.ack's
     return error{errc::invalid_argument, "a consumer's name has 1 to 255 bytes and no control characters"};
   if (bus::is_reserved(channel))
-    return error{errc::invalid_argument,
-                 "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};
+    return error{
+        errc::invalid_argument,
+        "a consumer's place is kept of streams, and this channel is none: remember the position of the last event and resume after it"};
   return {};
 }
 

@@ -85,6 +85,7 @@ void ack(http_session& s, std::string_view channel) {
   auto consumer = s.target().required("consumer");
   if (!consumer) return s.fail(consumer.error());
   auto position = s.target().required("position");
+  if (auto fits = check_consumer(channel, *consumer); !fits) return s.fail(fits.error());
   if (!position) return s.fail(position.error());
   if (auto at = bus::parse_position(*position); !at) return s.fail(at.error());
   s.respond_later("ack", acknowledge(s.home().shared().behind, std::string{channel}, std::string{*consumer}, std::string{*position}));
