@@ -13,6 +13,7 @@
 #include "app/config_file.hpp"
 #include "app/durations.hpp"
 #include "app/serve.hpp"
+#include "app/terminal.hpp"
 #include "bus/channel.hpp"
 #include "postbus/version.hpp"
 #include "postgres/data_folder.hpp"
@@ -361,8 +362,13 @@ int run(int argc, char** argv) {
     return app.exit(asked);  // --help, --version
   } catch (const CLI::ParseError& wrong) {
     const auto& commands = app.get_subcommands();
-    const auto help = commands.empty() ? std::string{"postbus --help"} : fmt::format("postbus {} --help", commands.front()->get_name());
-    return tell(exit_usage, fmt::format("{}\nTry `{}`.", wrong.what(), help));
+    if (!commands.empty()) return tell(exit_usage, fmt::format("{}\nTry `postbus {} --help`.", wrong.what(), commands.front()->get_name()));
+    // CLI11 says that a command is missing, where it did not know the one that was given.
+    const auto unknown = app.remaining();
+    const auto what = unknown.empty() ? std::string{wrong.what()}
+                                      : fmt::format("there is no {} '{}'", unknown.front().starts_with('-') ? "option" : "command",
+                                                    visible(unknown.front()));
+    return tell(exit_usage, what + "\nTry `postbus --help`.");
   } catch (const std::invalid_argument& wrong) {
     return tell(exit_usage, wrong.what());
   }

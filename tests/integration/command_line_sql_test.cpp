@@ -208,7 +208,11 @@ TEST(command_line_usage, exit_statuses_and_texts) {
   EXPECT_EQ(run_program({"--version"}).status, 0);
   EXPECT_THAT(run_program({"--version"}).out, HasSubstr("schema " + std::to_string(postgres::schema_version())));
   EXPECT_EQ(run_program({}).status, 2);
-  EXPECT_EQ(run_program({"nonsense"}).status, 2);
+  const auto unknown = run_program({"--data", empty.path(), "nonsense", "--json"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_EQ(unknown.err, "postbus: there is no command 'nonsense'\nTry `postbus --help`.\n");
+  EXPECT_EQ(run_program({"--nonsense"}).err, "postbus: there is no option '--nonsense'\nTry `postbus --help`.\n");
+  EXPECT_THAT(run_program({"stream", "list", "--nonsense"}).err, HasSubstr("--nonsense"));
   EXPECT_EQ(run_program({"post"}).status, 2);
   EXPECT_EQ(run_program({"wait", "x", "--timeout", "soon"}).status, 2);
   EXPECT_EQ(run_program({"listen", "x", "--count", "0"}).status, 2);
