@@ -11,6 +11,7 @@
 #include "bus/channel.hpp"
 #include "embedded_web.hpp"
 #include "feeds/feed_name.hpp"
+#include "feeds/filter.hpp"
 #include "gateway/authorise.hpp"
 #include "gateway/channel_session.hpp"
 #include "gateway/http_session.hpp"
@@ -84,8 +85,8 @@ void ack(http_session& s, std::string_view channel) {
   if (auto known = s.target().only({"consumer", "position"}); !known) return s.fail(known.error());
   auto consumer = s.target().required("consumer");
   if (!consumer) return s.fail(consumer.error());
-  auto position = s.target().required("position");
   if (auto fits = check_consumer(channel, *consumer); !fits) return s.fail(fits.error());
+  auto position = s.target().required("position");
   if (!position) return s.fail(position.error());
   if (auto at = bus::parse_position(*position); !at) return s.fail(at.error());
   s.respond_later("ack", acknowledge(s.home().shared().behind, std::string{channel}, std::string{*consumer}, std::string{*position}));
@@ -145,8 +146,8 @@ result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
   if (!columns) return columns.error();
   const auto maybe = s.target().flag("maybe");
   if (!maybe) return maybe.error();
-  if (*where && (*where)->find_first_not_of(" \t\r\n") == std::string_view::npos)
-    return error{errc::invalid_argument, "`where` is empty: give a filter, or leave it out"};
+  if (*where)
+    if (auto given = feeds::check_given(**where); !given) return given.error();
   feeds::view_request asked{.where = std::string{where->value_or("")}, .maybe = *maybe};
   if (*columns) {
     auto names = feeds::parse_names(**columns);

@@ -216,6 +216,7 @@ TEST(command_line_usage, exit_statuses_and_texts) {
   EXPECT_EQ(run_program({"post"}).status, 2);
   EXPECT_EQ(run_program({"wait", "x", "--timeout", "soon"}).status, 2);
   EXPECT_EQ(run_program({"listen", "x", "--count", "0"}).status, 2);
+  EXPECT_THAT(run_program({"listen", "table:public.x", "--where", " "}).err, HasSubstr("`where` is empty"));
   EXPECT_EQ(run_program({"--url", "ftp://x", "status"}).status, 2);
   EXPECT_EQ(run_program({"--db", "host = = x", "psql"}).status, 2);
   EXPECT_EQ(run_program({"serve", "--listen", "127.0.0.1"}).status, 2);
