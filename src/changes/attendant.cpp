@@ -29,6 +29,7 @@ attendant::attendant(asio::any_io_executor executor, settings given)
 void attendant::stop() {
   stopped_ = true;
   timer_.cancel();
+  if (session_) session_->close();  // mending may wait for somebody's lock
 }
 
 void attendant::slot(std::string name, std::string held) {
@@ -63,9 +64,11 @@ asio::awaitable<void> attendant::run() {
     options.application_name = "postbus attendant";
     options.session_options = "-c synchronous_commit=local";  // a standby's confirmation is not waited for
     auto session = co_await postgres::connection::open(std::move(options));
-    if (session) {
+    if (session && !stopped_) {
       retry.succeeded();
-      const auto ended = co_await attend(*session);
+      session_ = std::make_unique<postgres::connection>(std::move(*session));
+      const auto ended = co_await attend(*session_);
+      session_.reset();
       if (stopped_ || ended) continue;
       log::debug("changes", "the attendant's session ended: {}", ended.error().text);
     }

@@ -102,6 +102,7 @@ void reader::stop() {
   advanced_.cancel();
   slots_.stop();
   if (stream_) stream_->close();
+  if (ordinary_) ordinary_->close();  // the publication is made again once nobody holds a lock on its tables: that may take long
   attendant_.stop();
 }
 
@@ -146,7 +147,10 @@ asio::awaitable<result<>> reader::stream_once() {
     ordinary_options.conninfo = options_.conninfo;
     auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
     if (!ordinary) co_return ordinary.error();
-    auto prepared = co_await prepare(*ordinary);
+    if (stopped_) co_return result<>{};
+    ordinary_ = std::make_unique<postgres::connection>(std::move(*ordinary));
+    auto prepared = co_await prepare(*ordinary_);
+    ordinary_.reset();
     if (!prepared) co_return prepared;
   }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
@@ -166,11 +170,11 @@ asio::awaitable<result<>> reader::stream_once() {
     status_.identity = stream_->identity();
     status_.server_version = stream_->server_version();
     status_.applied = assembler_.applied();
+    status_.heard = steady::now();
   }
   log::info("changes", "reading the WAL of {} from {} by the {} slot {}", stream_->identity().database, bus::to_text(assembler_.applied()),
             slot_.permanent ? "permanent" : "temporary", stream_->slot());
   note(catch_up_to_ != 0 ? reader_state::catching_up : reader_state::streaming);
-    status_.heard = steady::now();
   caught_up_ = false;
   const auto whole = doubtful_;
   auto ended = co_await follow();

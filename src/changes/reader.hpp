@@ -126,6 +126,7 @@ private:
   boost::asio::steady_timer timer_;
   boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
+  std::unique_ptr<postgres::connection> ordinary_;  ///< beside it, while a round is prepared
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};
