@@ -248,7 +248,8 @@ TEST(gateway_feeds, whom_a_feed_is_closed_to_cannot_tell_whether_there_is_one) {
   };
   for (const auto* const door : {"/v1/tables/", "/v1/channels/table:"})
     for (const auto* const token : {"bare", "none"})
-      for (const std::string schema : {"", "public."}) EXPECT_EQ(told(door, schema + "orders", token), told(door, schema + "nowhere", token));
+      for (const std::string schema : {"", "public."})
+        EXPECT_EQ(told(door, schema + "orders", token), told(door, schema + "nowhere", token));
   EXPECT_NE(get("/v1/channels/table:orders", "bare").find("not_watched"), std::string::npos) << "and is told what it may be told";
   EXPECT_NE(get("/v1/channels/table:orders", "all").find("table:public.orders"), std::string::npos);
   EXPECT_NE(get("/v1/tables/orders?wait=10ms", "all").find("events"), std::string::npos);
