@@ -74,7 +74,8 @@ as $$
   select shown || ' is a system table', 'watch a table of your own'
     from me where oid < 16384 or relnamespace in ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
   union all
-  select shown || ' stands in the schema postbus, which is Postbus''s own', format('alter table %s set schema public', shown)
+  select shown || ' stands in the schema postbus, which is Postbus''s own',
+         'watch a table of your own, in another schema; a stream''s messages come to who listens on its channel'
     from me where relnamespace = 'postbus'::regnamespace
   union all
   select format('%s is %s, its changes are not in the WAL', shown, case relpersistence when 't' then 'temporary' else 'unlogged' end),

@@ -135,7 +135,10 @@ begin
   select * into found_ from postbus.stream_channels s where s.channel = stream_named.channel;
   if not found then
     raise exception 'the channel % is not a stream', coalesce(quote_literal(channel), 'null')
-      using errcode = 'PB030', hint = format('select postbus.create_stream(%L)', channel);
+      using errcode = 'PB030', hint = case
+        when channel like any (array['table:%', 'task:%', 'cache:%', 'postbus:%']) then
+          'consumers and acknowledgements are for streams; on this channel a listener remembers the position of its last event and resumes after it'
+        else format('select postbus.create_stream(%L)', channel) end;
   end if;
   return found_;
 end $$;

@@ -13,7 +13,9 @@
 #include "app/config_file.hpp"
 #include "app/durations.hpp"
 #include "app/serve.hpp"
+#include "app/terminal.hpp"
 #include "bus/channel.hpp"
+#include "feeds/filter.hpp"
 #include "postbus/version.hpp"
 #include "postgres/data_folder.hpp"
 #include "version.hpp"
@@ -92,6 +94,14 @@ CLI::Validator consumer_name() {
             return bus::check_channel(text) ? std::string{} : "a consumer's name has 1 to 255 bytes and no control characters";
           },
           "NAME"};
+}
+
+CLI::Validator filter_given() {
+  return {[](std::string& text) {
+            const auto given = feeds::check_given(text);
+            return given ? std::string{} : given.error().text;
+          },
+          "FILTER"};
 }
 
 CLI::Validator one_or_more() {
@@ -202,7 +212,7 @@ void add_commands(CLI::App& app, words& said) {
   auto* from =
       c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
   auto* resume = c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
-  auto* where = c->add_option("--where", said.listen.where, "Of tables: only rows that match")->type_name("FILTER");
+  auto* where = c->add_option("--where", said.listen.where, "Of tables: only rows that match")->check(filter_given())->type_name("FILTER");
   auto* columns = c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
   auto* maybe = c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
   auto* snapshot = c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
@@ -361,8 +371,13 @@ int run(int argc, char** argv) {
     return app.exit(asked);  // --help, --version
   } catch (const CLI::ParseError& wrong) {
     const auto& commands = app.get_subcommands();
-    const auto help = commands.empty() ? std::string{"postbus --help"} : fmt::format("postbus {} --help", commands.front()->get_name());
-    return tell(exit_usage, fmt::format("{}\nTry `{}`.", wrong.what(), help));
+    if (!commands.empty()) return tell(exit_usage, fmt::format("{}\nTry `postbus {} --help`.", wrong.what(), commands.front()->get_name()));
+    // CLI11 says that a command is missing, where it did not know the one that was given.
+    const auto unknown = app.remaining();
+    const auto what = unknown.empty() ? std::string{wrong.what()}
+                                      : fmt::format("there is no {} '{}'", unknown.front().starts_with('-') ? "option" : "command",
+                                                    visible(unknown.front()));
+    return tell(exit_usage, what + "\nTry `postbus --help`.");
   } catch (const std::invalid_argument& wrong) {
     return tell(exit_usage, wrong.what());
   }

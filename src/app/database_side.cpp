@@ -315,9 +315,11 @@ json::object database_side::status() const {
   const auto tier = running_ ? running_->tier.now() : postgres::tier{};
   all["tier"] = {{"name", postgres::name(tier.transport)}, {"reason", tier.reason}, {"fix", tier.fix}};
   all["problem"] = problem();
-  all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
+  all["lag_ms"] = nullptr;
   if (!running_ || !running_->reader) return all;
   const auto reader = running_->reader->status();
+  if (reader.reading()) all["lag_ms"] = static_cast<double>(metrics::value(metrics::gauge::lag_micros)) / 1000.0;
+  all["stream_silent_s"] = reader.heard ? json::value(std::chrono::duration<double>(steady::now() - *reader.heard).count()) : json::value{};
   all["slot"] = {
       {"name", reader.slot}, {"permanent", reader.permanent}, {"retained_bytes", metrics::value(metrics::gauge::retained_wal_bytes)}};
   all["server_version"] = reader.server_version;

@@ -10,6 +10,7 @@
 #include <array>
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "embedded_examples.hpp"
 #include "postgres/backoff.hpp"
@@ -69,7 +70,7 @@ asio::awaitable<error> play(connection& session, story& now) {
   now.shop = prepared.has_value();
   if (!prepared) {
     if (prepared.error().code != errc::database && prepared.error().code != errc::unsupported) co_return prepared.error();
-    log::warning("demo", "no orders story: {} {}", prepared.error().text, prepared.error().detail);
+    log::warning("demo", "no orders story: {}", prepared.error());
   }
   for (;;) {
     const auto played = co_await play_turn(session, now);
@@ -89,9 +90,9 @@ asio::awaitable<void> demo(demo_options options) {
     if (session) {
       wait.succeeded();
       const auto why = co_await play(*session, now);
-      log::warning("demo", "interrupted: {} {}", why.text, why.detail);
+      log::warning("demo", "interrupted: {}", why);
     } else {
-      log::warning("demo", "{} {}", session.error().text, session.error().detail);
+      log::warning("demo", "{}", session.error());
     }
     co_await pause(wait.next());
   }

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "app/terminal.hpp"
+#include "postgres/server_error.hpp"
 
 namespace postbus::app {
 
@@ -21,8 +22,8 @@ exit_code status_of(errc code) {
 
 exit_code tell(const error& why) {
   const auto code = tell(status_of(why.code), why.text);
-  // What Postbus's own SQL says (SQLSTATE PB…) stands in the text already.
-  if (!why.detail.empty() && !why.detail.starts_with("[PB")) fmt::print(stderr, "  {}\n", why.detail);
+  // What Postbus's own SQL says stands in the text already.
+  if (!why.detail.empty() && !postgres::raised_by_us(postgres::sqlstate(why))) fmt::print(stderr, "  {}\n", why.detail);
   return code;
 }
 

@@ -21,7 +21,7 @@ constexpr std::size_t shown_channels = 40;
 std::string text_of(std::string_view name, const json::value& value) {
   if (value.is_string()) return std::string{value.get_string()};
   if (value.is_bool()) return value.get_bool() ? "yes" : "no";
-  if (value.is_null()) return "-";
+  if (value.is_null()) return name == "lag_ms" ? "unknown" : "-";
   if (!value.is_number() || name == "server_version") return json::serialize(value);
   const auto number = value.to_number<double>();
   if (name.ends_with("_per_s")) return number < 100 ? fmt::format("{:.1f}", number) : grouped(static_cast<long long>(number));

@@ -5,6 +5,7 @@
 #include "app/commands.hpp"
 #include "app/database_session.hpp"
 #include "app/terminal.hpp"
+#include "feeds/feed_name.hpp"
 #include "postgres/server_error.hpp"
 
 namespace postbus::app {
@@ -21,10 +22,15 @@ int for_each_table(const targets& at, const std::vector<std::string>& tables, st
     std::vector<postgres::parameter> parameters{table};
     parameters.insert(parameters.end(), rest.begin(), rest.end());
     const auto done = session->run(statement, parameters);
-    if (!done && postgres::sqlstate(done.error()) == "42P01")
-      return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders",
-                                           visible(table)));
-    if (!done) return tell(error{done.error().code, fmt::format("{}: {}", table, done.error().text), done.error().detail});
+    if (!done) {
+      const auto why = done.error();
+      const auto state = postgres::sqlstate(why);
+      if (feeds::is_no_table_name(state)) return tell(exit_failed, feeds::no_table_name(visible(table)).text);
+      if (state == "42P01" || state == "3F000")
+        return tell(exit_failed, fmt::format("{}: there is no such table in the search_path; name it with its schema, as in public.orders",
+                                             visible(table)));
+      return tell(error{why.code, fmt::format("{}: {}", table, why.text), why.detail});
+    }
     fmt::print(stderr, "{} {}\n", said, visible(table));
   }
   return exit_ok;

@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -63,11 +64,11 @@ asio::awaitable<void> attendant::run() {
     options.application_name = "postbus attendant";
     options.session_options = "-c synchronous_commit=local";  // a standby's confirmation is not waited for
     auto session = co_await postgres::connection::open(std::move(options));
-    if (session) {
+    if (session && !stopped_) {
       retry.succeeded();
-      session_ = &*session;
-      const auto ended = co_await attend(*session);
-      session_ = nullptr;
+      session_ = std::make_unique<postgres::connection>(std::move(*session));
+      const auto ended = co_await attend(*session_);
+      session_.reset();
       if (stopped_ || ended) continue;
       log::debug("changes", "the attendant's session ended: {}", ended.error().text);
     }
@@ -108,8 +109,8 @@ asio::awaitable<result<>> attendant::poke(postgres::connection& session) {
   if (!std::exchange(poke_refused_, true))
     log::warning("changes",
                  "messages of transactions with synchronous_commit=off will come up to 0.5 s late: the database refused the flush that "
-                 "hurries them ({})",
-                 poked.error().detail);
+                 "hurries them: {}",
+                 poked.error());
   while (policy_.polling()) policy_.polled(steady::time_point::max(), false);
   co_return result<>{};
 }

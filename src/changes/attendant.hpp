@@ -3,6 +3,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "changes/flush_policy.hpp"
@@ -54,7 +55,7 @@ private:
   flush_policy policy_;
   std::string slot_, held_;
   boost::asio::steady_timer timer_;
-  postgres::connection* session_{};  ///< while there is one
+  std::unique_ptr<postgres::connection> session_;
   steady::time_point next_health_{}, sleeping_until_{};
   bool poke_refused_{};
   bool stopped_{};

@@ -32,6 +32,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -101,7 +102,7 @@ void reader::stop() {
   advanced_.cancel();
   slots_.stop();
   if (stream_) stream_->close();
-  if (ordinary_) ordinary_->close();
+  if (ordinary_) ordinary_->close();  // it may wait for somebody's lock
   attendant_.stop();
 }
 
@@ -119,7 +120,7 @@ asio::awaitable<void> reader::run() {
     const auto millis = std::chrono::duration_cast<std::chrono::milliseconds>(wait).count();
     const bool often = retry_.failures() > 5;  // an outage is told at its start, not twelve times a minute
     log::write(often ? log::level::debug : log::level::warning, "changes",
-               fmt::format("not reading the WAL: {} ({}); next attempt in {} ms", why.text, why.detail, millis));
+               fmt::format("not reading the WAL: {}; next attempt in {} ms", why, millis));
     timer_.expires_after(wait);
     co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     const std::scoped_lock lock{guard_};
@@ -147,9 +148,9 @@ asio::awaitable<result<>> reader::stream_once() {
     auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
     if (!ordinary) co_return ordinary.error();
     if (stopped_) co_return result<>{};
-    ordinary_ = &*ordinary;
-    auto prepared = co_await prepare(*ordinary);
-    ordinary_ = nullptr;
+    ordinary_ = std::make_unique<postgres::connection>(std::move(*ordinary));
+    auto prepared = co_await prepare(*ordinary_);
+    ordinary_.reset();
     if (!prepared) co_return prepared;
   }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
@@ -169,6 +170,7 @@ asio::awaitable<result<>> reader::stream_once() {
     status_.identity = stream_->identity();
     status_.server_version = stream_->server_version();
     status_.applied = assembler_.applied();
+    status_.heard = steady::now();
   }
   log::info("changes", "reading the WAL of {} from {} by the {} slot {}", stream_->identity().database, bus::to_text(assembler_.applied()),
             slot_.permanent ? "permanent" : "temporary", stream_->slot());

@@ -57,6 +57,9 @@ struct reader_status {
   bus::position applied;  ///< everything up to here has been published
   unix_micros last_commit{};  ///< commit time of the last transaction read, by the server's clock; 0: none yet
   std::uint64_t reconnects{};
+  std::optional<steady::time_point> heard;  ///< when the stream brought something last, be it that there is nothing
+  /** It reads, so how far it is behind is known. */
+  bool reading() const { return state == reader_state::streaming || state == reader_state::catching_up; }
   bool ready() const { return state == reader_state::streaming; }
 };
 
@@ -123,7 +126,7 @@ private:
   boost::asio::steady_timer timer_;
   boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
-  postgres::connection* ordinary_{};  ///< while a round is prepared
+  std::unique_ptr<postgres::connection> ordinary_;  ///< beside it, while a round is prepared
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};

@@ -42,10 +42,14 @@ std::uint64_t reader::acknowledge() { return window_.acknowledge(steady::now(), 
 /** Takes every frame that is here. */
 asio::awaitable<result<>> reader::drain() {
   std::uint64_t bytes = 0;
-  for (;;) {
+  for (bool any = false;; any = true) {
     auto next = stream_->next();
     if (!next) co_return next.error();
-    if (!*next) break;
+    if (!*next) {
+      const std::scoped_lock lock{guard_};
+      if (any) status_.heard = steady::now();
+      break;
+    }
     const auto& frame = **next;
     const auto* const data = std::get_if<pgoutput::xlog_data>(&frame);
     if (data) bytes += data->payload.size();

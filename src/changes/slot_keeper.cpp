@@ -7,6 +7,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
@@ -117,7 +118,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
           co_return chosen;
         }
         if (copied.error().code != errc::database) co_return copied.error();
-        log::warning("changes", "the slot {} cannot be copied ({}): a temporary one takes its place", facts->name, copied.error().detail);
+        log::warning("changes", "the slot {} cannot be copied, and a temporary one takes its place: {}", facts->name, copied.error());
         [[fallthrough]];
       }
       case slot_plan::step::temporary: {

@@ -9,7 +9,8 @@
 #include <map>
 
 #include "embedded_sql.hpp"
-#include "feeds/catalog.hpp"
+#include "feeds/feed_name.hpp"
+#include "postgres/replica_identity.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -35,7 +36,7 @@ void gather(const filter_part& part, literals& into) {
 struct table_facts {
   std::vector<column_facts> columns;
   std::map<std::string, std::vector<std::string>, std::less<>> canonical;  ///< of the literals asked for, in their order
-  std::string name;  ///< as SQL takes it
+  postgres::identity_target name;
   bool partitioned{}, full{};
 };
 
@@ -70,7 +71,7 @@ table_facts read(const postgres::rows& found) {
     if (const auto values = found.get(row, 13)) t.canonical[c.name] = texts(*values);
     t.partitioned = found.is_true(row, 14);
     t.full = found.is_true(row, 15);
-    t.name = found.text(row, 16);
+    t.name = {.table = std::string{found.text(row, 16)}, .bare = std::string{found.text(row, 18)}};
     t.columns.push_back(std::move(c));
   }
   return t;
@@ -88,7 +89,7 @@ asio::awaitable<result<table_facts>> ask(postgres::connection& session, const st
   if (!answers) co_return answers.error();
   auto& found = answers->back();
   if (!found) co_return found.error();
-  if (found->size() == 0) co_return not_watched(std::string_view{channel}.substr(std::string_view{"table:"}.size()));
+  if (found->size() == 0) co_return not_watched(std::string_view{channel}.substr(feed_prefix.size()));
   co_return read(*found);
 }
 
@@ -118,28 +119,23 @@ std::string list(const std::vector<std::string>& names) {
 
 /** The SQL that lets the identity carry the filter's columns: the least first. */
 std::string fix(const table_facts& t, const predicate& filter) {
-  const auto full = fmt::format("alter table {} replica identity full", t.name);
+  const auto full = fmt::format("alter table {} replica identity full", t.name.table);
   if (t.partitioned) return full + ", and the same for each of its partitions.";
   std::vector<std::string> columns;
   std::string not_null;
-  bool keyed = false, chosen = false;  // what other filters made the identity carry stays in it
+  bool keyed = false;
   for (const auto& c : t.columns) {
     keyed |= c.in_key;
-    chosen |= c.in_identity && !c.in_key;
-    if (c.in_key || c.in_identity) columns.push_back(c.quoted);
+    if (c.in_key || c.in_identity) columns.push_back(c.quoted);  // what other filters made the identity carry stays in it
   }
   for (const auto& needed : filter.columns()) {
     const auto c = std::ranges::find(t.columns, needed.name, &column_facts::name);
     if (!c->in_key && !c->in_identity) columns.push_back(c->quoted);
-    if (!c->not_null) not_null += fmt::format("alter table {} alter {} set not null; ", t.name, c->quoted);
+    if (!c->not_null) not_null += fmt::format("alter table {} alter {} set not null; ", t.name.table, c->quoted);
   }
   if (!keyed) return full;
-  // Each has more columns than the one it replaces, and so a name of its own.
-  const auto index = chosen ? fmt::format("postbus_identity_{}", columns.size()) : std::string{"postbus_identity"};
-  return fmt::format(
-      "{0}create unique index {4} on {1} ({2}); alter table {1} replica identity using index {4}; or, where a "
-      "column may be null or large: {3}",
-      not_null, t.name, list(columns), full, index);
+  return fmt::format("{}{}; or, where a column may be null or large: {}", not_null,
+                     postgres::identity_by_index(t.name, list(columns), columns.size()), full);
 }
 
 }  // namespace

@@ -7,11 +7,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
-
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
+#include "feeds/feed_name.hpp"
 #include "feeds/row_change.hpp"
 #include "postgres/server_error.hpp"
 
@@ -112,19 +110,15 @@ asio::awaitable<result<std::string>> database_catalog::describe(const table_desc
 
 asio::awaitable<result<std::string>> find_feed(postgres::connection& session, std::string table) {
   const postgres::parameter parameters[] = {table};
-  auto found = co_await session.query(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
+  // A feed's own name first: there may be another table that SQL would take the same text for.
+  auto found = co_await session.query(embedded_sql::find("statements/feeds/find_exactly.sql"), parameters, deadline);
+  if (found && found->size() == 0) found = co_await session.query(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
   if (!found) {
-    // No name of a table at all: empty, of too many parts, of another database.
-    constexpr std::array<std::string_view, 3> no_name{"42602", "42601", "0A000"};
-    if (std::ranges::find(no_name, postgres::sqlstate(found.error())) != no_name.end()) co_return not_watched(table);
+    if (is_no_table_name(postgres::sqlstate(found.error()))) co_return no_table_name(table);
     co_return found.error();
   }
   if (found->size() > 0) co_return std::string{found->text(0, 0)};
   co_return not_watched(table);
-}
-
-error not_watched(std::string_view table) {
-  return {errc::not_watched, fmt::format("the table {} is not watched; watch it with: postbus watch {}", table, table)};
 }
 
 }  // namespace postbus::feeds

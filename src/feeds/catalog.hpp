@@ -51,7 +51,6 @@ private:
 };
 
 /** The channel of the feed of a table named as a user writes it. errc::not_watched tells the command that watches it. */
-error not_watched(std::string_view table);
 boost::asio::awaitable<result<std::string>> find_feed(postgres::connection& session, std::string table);
 
 }  // namespace postbus::feeds

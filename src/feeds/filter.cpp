@@ -283,6 +283,11 @@ result<filter_part> parse_filter(std::string_view text) {
   return parser{text}.parse();
 }
 
+result<> check_given(std::string_view filter) {
+  if (filter.find_first_not_of(" \t\r\n") != std::string_view::npos) return {};
+  return error{errc::invalid_argument, "`where` is empty: give a filter, or leave it out"};
+}
+
 result<std::vector<std::string>> parse_names(std::string_view text) {
   if (text.size() > max_filter_bytes || !is_utf8(text) || text.contains('\0'))
     return error{errc::invalid_argument, "`columns` is too long, or no UTF-8"};

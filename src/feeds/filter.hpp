@@ -41,6 +41,9 @@ inline constexpr std::size_t max_like_bytes = 1000;
  */
 result<filter_part> parse_filter(std::string_view text);
 
+/** A filter that was given says something: errc::invalid_argument for blanks, which a client that lost its filter sends. */
+result<> check_given(std::string_view filter);
+
 /** Names of columns with commas between them, written as in a filter. errc::invalid_argument. */
 result<std::vector<std::string>> parse_names(std::string_view text);
 

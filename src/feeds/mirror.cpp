@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "embedded_sql.hpp"
@@ -95,7 +96,7 @@ asio::awaitable<void> mirror::run() {
       retry.succeeded();
       auto ended = co_await serve(*session);
       if (ended || stopped_) continue;
-      log::debug("feeds", "the mirror's session ended: {} ({})", ended.error().text, ended.error().detail);
+      log::debug("feeds", "the mirror's session ended: {}", ended.error());
     }
     const auto until = steady::now() + retry.next();
     while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());

@@ -23,12 +23,14 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "feeds/catalog.hpp"
 #include "feeds/copied_row.hpp"
+#include "feeds/feed_name.hpp"
 
 namespace postbus::feeds {
 namespace {
@@ -40,7 +42,6 @@ constexpr auto statement_deadline = 10s;
 constexpr auto between_attempts = 100ms;
 /** Clients that are told to start over do so at once: a table that was too large a moment ago is not copied for them again. */
 constexpr auto too_large_for = 1min;
-constexpr std::string_view feed_prefix = "table:";
 
 /** The stream's own, so that values have the same text (postgres::replication_stream). */
 constexpr const char* session_settings =
@@ -175,7 +176,7 @@ asio::awaitable<void> snapshots::fill(std::shared_ptr<one> o) {
   o->fill.reset();
   if (!done) {
     const auto& why = done.error();
-    if (!o->rows->abandoned()) log::warning("feeds", "no snapshot of {}: {} ({})", o->rows->channel(), why.text, why.detail);
+    if (!o->rows->abandoned()) log::warning("feeds", "no snapshot of {}: {}", o->rows->channel(), why);
     o->failed = why;
     if (why.code == errc::too_large) too_large_.insert_or_assign(o->rows->channel(), refusal{why, steady::now() + too_large_for});
     o->rows->fail(why);

@@ -22,6 +22,7 @@
 
 #include "base/json_text.hpp"
 #include "base/log.hpp"
+#include "feeds/feed_name.hpp"
 #include "feeds/mirror.hpp"
 
 namespace postbus::feeds {
@@ -305,12 +306,14 @@ void table_feeds::committed(std::span<bus::event* const> events) {
 void table_feeds::abandoned() { pending_.clear(); }
 
 std::optional<std::string> table_feeds::channel_of(std::string_view name) const {
+  std::optional<std::string> in_public;
   const std::scoped_lock lock{guard_};
   for (const auto& t : watched_) {
-    const auto full = t.schema + '.' + t.name;
-    if (full == name || (t.schema == "public" && t.name == name)) return "table:" + full;
+    auto channel = std::string{feed_prefix} + t.schema + '.' + t.name;
+    if (std::string_view{channel}.substr(feed_prefix.size()) == name) return channel;
+    if (t.schema == "public" && t.name == name) in_public = std::move(channel);
   }
-  return std::nullopt;
+  return in_public;
 }
 
 std::vector<watched_table> table_feeds::watched() const {

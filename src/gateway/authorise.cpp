@@ -16,6 +16,13 @@ error denied(error why) {
 
 }  // namespace
 
+bool permits(loop& home, const identity* who, right what, std::string_view name) {
+  const auto tokens = home.shared().tokens.load();
+  if (!tokens) return true;
+  const auto* const mine = who == nullptr ? nullptr : tokens->find(who->digest);
+  return mine != nullptr && mine->may(what, name);
+}
+
 result<> authorise(loop& home, const identity* who, right what, std::string_view name) {
   const auto tokens = home.shared().tokens.load();
   if (!tokens) return {};

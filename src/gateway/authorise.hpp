@@ -7,8 +7,9 @@
 namespace postbus::gateway {
 
 class loop;
-struct identity;
 
+/** Whether `who` (null: no token was shown) may, as authorise() says it; counted nowhere. */
+bool permits(loop& home, const identity* who, right what, std::string_view name);
 /** Whether `who` (null: no token was shown) may do `what` to a channel, queue or cache, by the tokens in force now. Without tokens everything is allowed. */
 result<> authorise(loop& home, const identity* who, right what, std::string_view name);
 /** The same for what only an admin token may do. */

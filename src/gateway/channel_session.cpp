@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 
@@ -74,7 +75,7 @@ bool channel_session::give_rows() {
         join(asked_.from, false);
         return true;
       case snapshot_rows::outcome::failed:
-        log::info("gateway", "a snapshot for a reader of {} ended early: {} ({})", asked_.channel, rows_->why().text, rows_->why().detail);
+        log::info("gateway", "a snapshot for a reader of {} ended early: {}", asked_.channel, rows_->why());
         begin_over(rows_->why().code);
         return true;
     }
@@ -128,7 +129,7 @@ void channel_session::read_tables() {
                                    .failed =
                                        [living, open](const error& why) {
                                          auto& self = *living();
-                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         log::info("gateway", "a stream cannot be read: {}", why);
                                          open(self);
                                          self.end(why.code);
                                        }}));

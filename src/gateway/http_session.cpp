@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "gateway/authorise.hpp"
@@ -236,7 +237,7 @@ void http_session::flush() {
 }
 
 void http_session::fail(const error& why) {
-  if (!why.detail.empty()) log::info("gateway", "{}: {} ({})", traits(why.code).name, why.text, why.detail);
+  if (!why.detail.empty()) log::info("gateway", "{}: {}", traits(why.code).name, why);
   response answer{.status = traits(why.code).http_status, .content_type = problem_media_type};
   append_problem(answer.body, why);
   if (why.code == errc::unauthorised) answer.headers = "WWW-Authenticate: Bearer\r\n";
@@ -260,7 +261,7 @@ void http_session::respond_later(std::string_view name, boost::asio::awaitable<r
 }
 
 void http_session::prepare(listen_request asked, std::function<void(listen_request)> then) {
-  home().listening().prepare(std::move(asked), [weak = handle(), then = std::move(then)](result<listen_request> ready) {
+  home().listening().prepare(std::move(asked), who(), [weak = handle(), then = std::move(then)](result<listen_request> ready) {
     auto* const self = static_cast<http_session*>(*weak);
     if (self == nullptr || self->closed()) return;
     if (!ready) return self->fail(ready.error());
@@ -277,7 +278,7 @@ void http_session::prepare_all(std::vector<listen_request> asked, std::function<
   };
   auto all = std::make_shared<gathering>(std::vector<listen_request>(asked.size()), asked.size(), false, std::move(then));
   for (std::size_t i = 0; i < asked.size(); ++i)
-    home().listening().prepare(std::move(asked[i]), [weak = handle(), all, i](result<listen_request> one) {
+    home().listening().prepare(std::move(asked[i]), who(), [weak = handle(), all, i](result<listen_request> one) {
       auto* const self = static_cast<http_session*>(*weak);
       if (self == nullptr || self->closed() || all->failed) return;
       if (!one) {

@@ -2,10 +2,14 @@
 
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
+#include "feeds/feed_name.hpp"
+#include "gateway/authorise.hpp"
 #include "gateway/loop.hpp"
 
 namespace postbus::gateway {
 namespace {
+
+using feeds::feed_prefix;
 
 /** A position further ahead than the stream comes within this time belongs to another database or was made up. */
 constexpr std::chrono::seconds ahead_deadline{10};
@@ -27,20 +31,25 @@ plain_lease::~plain_lease() {
   if (from_ != nullptr) from_->give_back(channel_);
 }
 
-void listening::prepare(listen_request asked, then done) {
+void listening::prepare(listen_request asked, const identity* who, then done) {
+  if (who != nullptr && asked.channel.starts_with(feed_prefix)) asked.who = std::make_unique<identity>(*who);
+  wait_for_start(std::move(asked), std::move(done));
+}
+
+void listening::wait_for_start(listen_request asked, then done) {
   if (!asked.consumer.empty()) return home_.spawn("consumer", place_consumer(home_, std::move(asked), std::move(done)));
   const auto& hub = home_.shared().hub;
   if (lies_ahead(hub, asked.from))
     ahead_.push_back({std::move(asked), std::move(done), steady::now() + (hub.serving() ? ahead_deadline : catch_up_deadline)});
   else
-    prepare_plain(std::move(asked), std::move(done));
+    prepare_named(std::move(asked), std::move(done));
 }
 
 boost::asio::awaitable<void> listening::place_consumer(loop& home, listen_request asked, then done) {
   const auto start = co_await home.shared().behind.consumer_start(asked.channel, std::exchange(asked.consumer, {}));
   if (!start) co_return done(start.error());
   asked.from = *start;
-  home.listening().prepare(std::move(asked), std::move(done));
+  home.listening().wait_for_start(std::move(asked), std::move(done));
 }
 
 void listening::turn() {
@@ -58,8 +67,30 @@ void listening::turn() {
     else if (lies_ahead(home_.shared().hub, a.asked.from))
       a.done(error{errc::invalid_position, "the position lies ahead of this database: it is not one that Postbus gave out here"});
     else
-      prepare_plain(std::move(a.asked), std::move(a.done));
+      prepare_named(std::move(a.asked), std::move(a.done));
   }
+}
+
+void listening::prepare_named(listen_request asked, then done) {
+  if (asked.channel.starts_with(feed_prefix)) return home_.spawn("feed", check_feed(std::move(asked), std::move(done)));
+  prepare_plain(std::move(asked), std::move(done));
+}
+
+/**
+ * Nothing would ever come on the channel of a table that nobody watches, nor on a name that is not a feed's. Who resumes is
+ * given what history has of a table that was watched; a name without a schema never was a feed's.
+ */
+boost::asio::awaitable<void> listening::check_feed(listen_request asked, then done) {
+  const auto table = asked.channel.substr(feed_prefix.size());
+  const auto found = co_await home_.shared().behind.feed_channel(table);
+  const auto who = std::move(asked.who);
+  const bool is_feed = found && *found == asked.channel;
+  const bool resumes = std::holds_alternative<bus::position>(asked.from) && table.contains('.');
+  if (is_feed || (resumes && (found || found.error().code != errc::unsupported)))
+    co_return prepare_plain(std::move(asked), std::move(done));
+  if (!found) co_return done(found.error());
+  // Whom the table's channel is closed to learns nothing of the table.
+  done(permits(home_, who.get(), right::listen, *found) ? feeds::watched_as(table, *found) : feeds::not_watched(table));
 }
 
 void listening::prepare_plain(listen_request asked, then done) {
@@ -132,8 +163,9 @@ result<> check_consumer(std::string_view channel, std::string_view consumer) {
   if (!bus::check_channel(consumer))  // the same rule as postbus.ack's
     return error{errc::invalid_argument, "a consumer's name has 1 to 255 bytes and no control characters"};
   if (bus::is_reserved(channel))
-    return error{errc::invalid_argument,
-                 "a consumer's place is kept of streams, and this channel is none: resume after the position of an event"};
+    return error{
+        errc::invalid_argument,
+        "a consumer's place is kept of streams, and this channel is none: remember the position of the last event and resume after it"};
   return {};
 }
 

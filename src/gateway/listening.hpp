@@ -12,6 +12,7 @@
 #include "bus/hub.hpp"
 #include "feeds/spool.hpp"
 #include "feeds/view.hpp"
+#include "gateway/tokens.hpp"
 
 namespace postbus::gateway {
 
@@ -51,6 +52,7 @@ struct listen_request {
   bool snapshot{};  ///< the table's rows first, unless `from` is a position
   std::unique_ptr<feeds::view_request> filter{};  ///< null: all of the channel
   std::string consumer{};  ///< of a stream: where it goes on decides instead of `from`
+  std::unique_ptr<identity> who{};  ///< of a feed, until it is prepared: whom its right name may be told
   plain_lease plain{};
   std::unique_ptr<feeds::spool_reader> rows{};  ///< the answer to `snapshot`
   std::shared_ptr<const feeds::view> view{};  ///< the answer to `filter`
@@ -61,16 +63,19 @@ struct listen_request {
 
 /**
  * What must be true before a loop's session may subscribe: LISTEN is in force for a plain channel (asked once per loop and
- * channel, however many listen), a filtered feed is registered, a snapshot's rows have begun to come, and a position that lies
- * ahead (`at_least` of a post just made) has been reached.
+ * channel, however many listen), a feed's table is watched, a filtered feed is registered, a snapshot's rows have begun to
+ * come, and a position that lies ahead (`at_least` of a post just made) has been reached.
  */
 class listening {
 public:
   explicit listening(loop& home) : home_{home} {}
 
   using then = std::function<void(result<listen_request>)>;
-  /** Calls `done` when `asked` may subscribe: from within when nothing needs waiting for, else later on this thread. */
-  void prepare(listen_request asked, then done);
+  /**
+   * Calls `done` when `asked` may subscribe: from within when nothing needs waiting for, else later on this thread. `who` asks,
+   * and may listen to what it named; null without tokens.
+   */
+  void prepare(listen_request asked, const identity* who, then done);
   /** Once a turn: positions that were ahead may have been reached. */
   void turn();
   std::size_t channels() const { return plain_.size(); }
@@ -88,6 +93,9 @@ private:
     then done;
     steady::time_point deadline;
   };
+  void wait_for_start(listen_request asked, then done);
+  void prepare_named(listen_request asked, then done);
+  boost::asio::awaitable<void> check_feed(listen_request asked, then done);
   void prepare_plain(listen_request asked, then done);
   boost::asio::awaitable<void> open_view(listen_request asked, then done);
   static boost::asio::awaitable<void> place_consumer(loop& home, listen_request asked, then done);
@@ -102,7 +110,6 @@ private:
 
 /** What a new subscriber is given first: of a filtered feed what its view shows, and word of notifications that nobody heard. */
 void complete_replay(const listen_request& asked, bus::replay& given);
-inline constexpr std::string_view feed_prefix = "table:";
 /** errc::invalid_argument: rows first is asked of what has none, or from a place that is no position. */
 result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted);
 

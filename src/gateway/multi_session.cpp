@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 
@@ -131,7 +132,7 @@ void multi_session::read_tables(subscription& s, std::function<void(result<bus::
                                    .failed =
                                        [living, fix, told](const error& why) {
                                          auto& self = *living();
-                                         log::info("gateway", "a stream cannot be read: {} ({})", why.text, why.detail);
+                                         log::info("gateway", "a stream cannot be read: {}", why);
                                          if (*told) return self.owner.end(why.code);
                                          const auto id = self.id;
                                          auto& owner = self.owner;
@@ -171,7 +172,7 @@ bool multi_session::give_rows(std::string& bytes) {
 }
 
 void multi_session::begin_over(subscription& s, const error& why) {
-  log::info("gateway", "a snapshot of {} ended early: {} ({})", s.asked.channel, why.text, why.detail);
+  log::info("gateway", "a snapshot of {} ended early: {}", s.asked.channel, why);
   append_event(out(), start_over(s.asked.channel, home().shared().hub.head()), s);
   append_refusal(out(), s, why);
   ended_.push_back(s.id);

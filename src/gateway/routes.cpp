@@ -10,6 +10,8 @@
 #include "base/metrics.hpp"
 #include "bus/channel.hpp"
 #include "embedded_web.hpp"
+#include "feeds/feed_name.hpp"
+#include "feeds/filter.hpp"
 #include "gateway/authorise.hpp"
 #include "gateway/channel_session.hpp"
 #include "gateway/http_session.hpp"
@@ -83,6 +85,7 @@ void ack(http_session& s, std::string_view channel) {
   if (auto known = s.target().only({"consumer", "position"}); !known) return s.fail(known.error());
   auto consumer = s.target().required("consumer");
   if (!consumer) return s.fail(consumer.error());
+  if (auto fits = check_consumer(channel, *consumer); !fits) return s.fail(fits.error());
   auto position = s.target().required("position");
   if (!position) return s.fail(position.error());
   if (auto at = bus::parse_position(*position); !at) return s.fail(at.error());
@@ -143,8 +146,8 @@ result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
   if (!columns) return columns.error();
   const auto maybe = s.target().flag("maybe");
   if (!maybe) return maybe.error();
-  if (*where && (*where)->find_first_not_of(" \t\r\n") == std::string_view::npos)
-    return error{errc::invalid_argument, "`where` is empty: give a filter, or leave it out"};
+  if (*where)
+    if (auto given = feeds::check_given(**where); !given) return given.error();
   feeds::view_request asked{.where = std::string{where->value_or("")}, .maybe = *maybe};
   if (*columns) {
     auto names = feeds::parse_names(**columns);
@@ -321,13 +324,14 @@ void many_over_websocket(http_session& s) {
 // --- Tables
 
 asio::awaitable<void> listen_to_table(loop& home, std::shared_ptr<session*> weak, std::string table) {
-  auto channel = co_await home.shared().behind.feed_channel(std::move(table));
+  const auto channel = co_await home.shared().behind.feed_channel(table);
   auto* const s = static_cast<http_session*>(*weak);
   if (s == nullptr || s->closed()) co_return;
-  if (channel)
-    listen(*s, *channel, true);
-  else
-    s->fail(channel.error());
+  if (channel && permits(home, s->who(), right::listen, *channel)) co_return listen(*s, *channel, true);
+  // Whom the table's channel is closed to is answered by the name alone, as if there were no such table.
+  const auto named = std::string{feeds::feed_prefix} + (table.contains('.') ? "" : "public.") + table;
+  if (auto may = authorise(home, s->who(), right::listen, named); !may) co_return s->fail(may.error());
+  s->fail(channel ? feeds::not_watched(table) : channel.error());
 }
 
 // --- The rest

@@ -9,12 +9,6 @@
 
 namespace postbus::gateway {
 
-/** Who speaks: kept by sessions so that a reload of the tokens file can tell whom it concerns. */
-struct identity {
-  sha256_digest digest{};
-  std::string name;
-};
-
 /**
  * One client connection in one protocol. Owned by its loop, used on its loop's thread. When the protocol changes (a request
  * becomes a WebSocket) the next session takes the socket over and this one goes.

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "gateway/multi_session.hpp"
 
@@ -86,7 +87,7 @@ boost::asio::awaitable<void> stream_multi::read_tables(loop& home, std::shared_p
       } else if (page.error().code == errc::not_found) {
         ordinary.emplace(id, true);
       } else {
-        log::info("gateway", "a stream cannot be read: {} ({})", page.error().text, page.error().detail);
+        log::info("gateway", "a stream cannot be read: {}", page.error());
         co_return self->end(page.error().code);
       }
     }

@@ -32,6 +32,12 @@ private:
 
 using sha256_digest = std::array<unsigned char, 32>;
 
+/** Who speaks: kept by sessions so that a reload of the tokens file can tell whom it concerns. */
+struct identity {
+  sha256_digest digest{};
+  std::string name;
+};
+
 struct token {
   std::string name;
   sha256_digest digest{};

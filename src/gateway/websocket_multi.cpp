@@ -129,7 +129,7 @@ void websocket_multi::act(std::int64_t id, ws_subscribe&& wanted) {
                        .snapshot = wanted.snapshot,
                        .filter = std::move(wanted.filter),
                        .consumer = std::move(wanted.consumer)};
-  home().listening().prepare(std::move(asked), [weak = handle(), id](result<listen_request> ready) {
+  home().listening().prepare(std::move(asked), who(), [weak = handle(), id](result<listen_request> ready) {
     auto* const self = static_cast<websocket_multi*>(*weak);
     if (self == nullptr || self->closed() || self->ending()) return;
     const bool dropped = self->opening_.at(id);
@@ -157,6 +157,7 @@ void websocket_multi::confirm(std::int64_t id, const result<bus::position>& at) 
 
 void websocket_multi::act(std::int64_t id, ws_ack&& wanted) {
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
+  if (auto fits = check_consumer(wanted.channel, wanted.consumer); !fits) return refuse(id, fits.error());
   home().spawn("ack", acknowledge(home(), handle(), id, std::move(wanted)));
 }
 

@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "bus/channel.hpp"
+#include "feeds/filter.hpp"
 #include "gateway/problem.hpp"
 
 namespace postbus::gateway {
@@ -262,6 +263,8 @@ result<ws_request> make_request(collector& c, std::string_view text) {
     asked.snapshot = c.snapshot;
     if (c.where || c.columns || c.maybe) {
       if (!asked.channel.starts_with("table:")) return invalid("`where`, `columns` and `maybe` are for the channels of tables");
+      if (c.where)
+        if (const auto given = feeds::check_given(*c.where); !given) return given.error();
       if (c.columns && c.columns->size() > most_columns) return invalid("`columns` names more columns than a table can have");
       asked.filter = std::make_unique<feeds::view_request>(std::move(c.where).value_or(""), std::move(c.columns), c.maybe);
       if (!asked.filter->asks_anything()) asked.filter.reset();

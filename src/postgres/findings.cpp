@@ -6,6 +6,7 @@
 
 #include "postgres/connection.hpp"
 #include "postgres/probe.hpp"
+#include "postgres/replica_identity.hpp"
 
 namespace postbus::postgres {
 namespace {
@@ -218,10 +219,8 @@ void schema(const database_facts& f, int wanted, report& out) {
     else if (!w.identity.empty())
       out.add(severity::note, "filters", fmt::format("filters on the feed of {} are exact for the columns {}", w.table, w.identity),
               "for others nobody can tell when a row stops matching, so they are refused",
-              fmt::format("create unique index postbus_identity on {0} ({1}, COLUMN); alter table {0} replica identity using index "
-                          "postbus_identity;  -- NOT NULL columns; "
-                          "or, for any filter and with more WAL: alter table {0} replica identity full;",
-                          w.table, w.identity));
+              fmt::format("{};  -- NOT NULL columns; or, for any filter and with more WAL: alter table {} replica identity full;",
+                          identity_by_index({w.table, w.bare}, w.identity + ", COLUMN", w.identity_columns + 1), w.table));
   }
   if (f.anyone_may_emit)
     out.add(severity::note, "forgery", "whoever can log in to this database may run pg_logical_emit_message",

@@ -17,6 +17,7 @@
 #include <random>
 #include <utility>
 
+#include "base/error_format.hpp"
 #include "base/json_text.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
@@ -101,7 +102,7 @@ struct listener::impl {
     session.reset();
     fail_requests({errc::unavailable, reason.text, reason.detail});
     if (!policy.lost(steady::now())) return;
-    log::warning("listener", "not listening: {} {}", reason.text, reason.detail);
+    log::warning("listener", "not listening: {}", reason);
     if (events.on_lost) events.on_lost(reason);
   }
 

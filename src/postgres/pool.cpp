@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "postgres/backoff.hpp"
@@ -146,7 +147,7 @@ asio::awaitable<result<pool::lease>> pool::acquire(steady::duration within) {
     s->last_failure = opened.error();
     s->last_failure.code = errc::unavailable;
     s->retry_at = steady::now() + s->between_attempts.next();
-    log::warning("pool", "no database session: {} {}", opened.error().text, opened.error().detail);
+    log::warning("pool", "no database session: {}", opened.error());
     co_return opened.error();
   }
   if (s->between_attempts.failures() > 0) metrics::add(metrics::counter::reconnects);

@@ -14,6 +14,7 @@
 #include <functional>
 #include <list>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "embedded_sql.hpp"
@@ -128,7 +129,7 @@ struct poster::impl {
       else
         finish(posts[i], unknown_outcome(sent.error()));
     }
-    if (!sent) log::warning("poster", "a session broke under {} messages: {} {}", posts.size(), sent.error().text, sent.error().detail);
+    if (!sent) log::warning("poster", "a session broke under {} messages: {}", posts.size(), sent.error());
   }
 
   void finish(pending_post& one, result<std::uint64_t> outcome) {

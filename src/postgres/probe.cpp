@@ -132,14 +132,17 @@ asio::awaitable<result<>> read_watched(connection& session, database_facts& fact
   }
   for (std::size_t i = 0; i < watched->size(); ++i) {
     const row_reader one{*watched, i};
-    if (one.flag("watched"))
-      facts.watched_tables.push_back({.table = one.text("table_name"),
-                                      .fault = one.text("fault"),
-                                      .fix = one.text("fix"),
-                                      .published = one.flag("published"),
-                                      .identity = one.text("identity")});
-    else
+    if (!one.flag("watched")) {
       facts.published_unwatched.push_back(one.text("table_name"));
+      continue;
+    }
+    auto& found = facts.watched_tables.emplace_back(database_facts::watched{.table = one.text("table_name"),
+                                                                            .fault = one.text("fault"),
+                                                                            .fix = one.text("fix"),
+                                                                            .published = one.flag("published"),
+                                                                            .identity = one.text("identity"),
+                                                                            .bare = one.text("bare")});
+    one.number("identity_columns", found.identity_columns);
   }
   co_return result<>{};
 }

@@ -77,6 +77,8 @@ struct database_facts {
     std::string table, fault, fix;  ///< fault "" when it works
     bool published{true};
     std::string identity{};  ///< the columns of its replica identity; "" where that is FULL, or partitioned
+    std::string bare{};  ///< its name without the schema, as SQL takes it
+    std::size_t identity_columns{};
   };
   std::vector<watched> watched_tables;
 };

@@ -8,8 +8,6 @@
 namespace postbus::postgres {
 namespace {
 
-bool raised_by_us(std::string_view state) { return state.starts_with("PB") || state == "22023"; }
-
 std::string safe_text(const server_message& m) {
   const auto& s = m.sqlstate;
   if (raised_by_us(s)) return m.hint.empty() ? std::string{m.primary} : fmt::format("{}; {}", m.primary, m.hint);
@@ -38,6 +36,8 @@ std::string safe_text(const server_message& m) {
 }
 
 }  // namespace
+
+bool raised_by_us(std::string_view state) { return state.starts_with("PB") || state == "22023"; }
 
 error from_server(const server_message& m) {
   const bool ends_session = m.severity == "FATAL" || m.severity == "PANIC";

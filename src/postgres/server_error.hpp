@@ -34,6 +34,9 @@ error for_client(error e);
  */
 error from_failed_login(std::string_view message);
 
+/** True for the SQLSTATEs (PB… and 22023) that Postbus's own SQL raises. */
+bool raised_by_us(std::string_view sqlstate);
+
 /** The SQLSTATE of an error made by from_server or from_failed_login ("42501"), else "". A view into `e`. */
 std::string_view sqlstate(const error& e);
 

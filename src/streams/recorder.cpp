@@ -22,6 +22,7 @@
 #include <algorithm>
 #include <random>
 
+#include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
 #include "base/number.hpp"
@@ -174,7 +175,7 @@ asio::awaitable<void> recorder::run() {
       leading_ = settled_ = mark_.settled = false;  // a crash of the server may have taken the mark back
       flushing_ = flushing_wal_ = 0;
       if (ended || stopped_) continue;
-      log::debug("streams", "the recorder's session ended: {} ({})", ended.error().text, ended.error().detail);
+      log::debug("streams", "the recorder's session ended: {}", ended.error());
     }
     const auto until = steady::now() + retry.next();
     while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
@@ -404,7 +405,7 @@ asio::awaitable<void> recorder::maintain() {
     auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
     if (session && leading_) {
       auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, settle_deadline);
-      if (!done) log::warning("streams", "old messages could not be dropped: {} ({})", done.error().text, done.error().detail);
+      if (!done) log::warning("streams", "old messages could not be dropped: {}", done.error());
     }
     if (session && !stopped_) {
       auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);

@@ -109,6 +109,18 @@ describe('tokens', () => {
     await socket.close();
   });
 
+  test('whom a feed is closed to cannot tell whether there is one', async () => {
+    const answer = async (path, table) => {
+      const { status, body } = await gateway.get(path + table, { headers: secret('reader') });
+      return [status, body.replaceAll(table, '*')];
+    };
+    for (const path of ['/v1/tables/', '/v1/tables/public.', '/v1/channels/table:', '/v1/channels/table:public.'])
+      assert.deepEqual(await answer(path, 'orders'), await answer(path, 'nowhere'), path);
+    assert.equal((await answer('/v1/tables/', 'nowhere'))[0], 403);
+    const stranger = async (table) => (await gateway.get(`/v1/tables/${table}`)).status;
+    assert.deepEqual([await stranger('orders'), await stranger('nowhere')], [401, 401]);
+  });
+
   test('a pattern matches within one segment', async () => {
     const may = async (channel) => (await gateway.get(`/v1/channels/${encodeURIComponent(channel)}?wait=0`, { headers: secret('shop') })).status;
     assert.deepEqual([await may('chat:room'), await may('chat:room:private'), await may('chat'), await may('orders2')], [200, 403, 403, 403]);

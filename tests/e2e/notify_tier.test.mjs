@@ -118,6 +118,9 @@ async function tablesRefused(here, fix) {
   const problem = JSON.parse(answer.body);
   assert.equal(problem.code, 'unsupported');
   assert.match(problem.detail, fix);
+  const resuming = '?after=00000001-0000000000000001-00000000';
+  for (const path of ['parcels', 'public.parcels', `public.parcels${resuming}`])
+    assert.deepEqual(JSON.parse((await here.gateway.get(`/v1/channels/table:${path}`)).body), problem, path);
   const watch = await postbus('watch', 'parcels', '--db', here.url);
   assert.equal(watch.code, 1);
   assert.match(watch.text, /wal_level = logical|replication/);

@@ -137,6 +137,15 @@ test('a consumer is of a stream: with a filter, a snapshot or a feed it is refus
   assert.match((await ws.event('refused', (e) => e.id === 1)).error.detail, /consumer/);
   ws.send({ id: 2, op: 'subscribe', channel: 'table:public.orders', consumer: 'c', where: 'id = 1' });
   assert.match((await ws.event('refused', (e) => e.id === 2)).error.detail, /consumer/);
+  // An acknowledgement, too, and what is told then must not send anybody to a stream that cannot be made.
+  const position = '00000001-0000000000000001-00000000';
+  ws.send({ id: 3, op: 'ack', channel: 'table:public.orders', consumer: 'c', position });
+  const acked = await here.gateway.request('POST', `/v1/channels/table:public.orders/ack?consumer=c&position=${position}`);
+  assert.equal(acked.status, 400);
+  for (const { detail } of [JSON.parse(acked.body), (await ws.event('refused', (e) => e.id === 3)).error]) {
+    assert.match(detail, /resume after it/);
+    assert.doesNotMatch(detail, /create/);
+  }
   // One connection may have each in a subscription of its own.
   here.psql('insert into orders select generate_series(1, 2000)');
   post('of streams', 1, 2000);

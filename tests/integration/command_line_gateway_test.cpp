@@ -106,6 +106,45 @@ TEST_F(command_line_gateway, listen_prints_posts_feeds_and_plain_notify) {
   for (const auto& line : whole) EXPECT_NO_THROW(text(boost::json::parse(line), "id")) << line;
 }
 
+TEST_F(command_line_gateway, listen_is_told_which_channel_a_feed_has_and_what_watches_a_table) {
+  db.psql(
+      "create schema s; create table orders(id int primary key); create table s.orders(id int primary key); "
+      "create table \"Odd \"\"name\"(id int primary key); select postbus.watch('orders'), postbus.watch('\"Odd \"\"name\"')");
+  const auto bare = run({"listen", "table:orders"});
+  EXPECT_EQ(bare.status, 1);
+  EXPECT_THAT(bare.err, HasSubstr("table:public.orders"));
+  for (const auto* unwatched : {"s.orders", "public.ORDERS2", "a.b.c"}) {
+    const auto refused = run({"listen", fmt::format("table:{}", unwatched)});
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_THAT(refused.err, HasSubstr(unwatched));
+  }
+  EXPECT_THAT(run({"wait", "table:s.orders", "--timeout", "5s"}).err, HasSubstr("postbus watch s.orders"));
+  for (const auto* named : {"table:public.orders", "table:public.Odd \"name"}) {
+    auto listener = open({"listen", named, "--count", "1", "--from", "beginning"});
+    db.psql(
+        "insert into orders select max(id) from (select 1 as id union all select id + 1 from orders) n; "
+        "insert into \"Odd \"\"name\" select max(id) from (select 1 as id union all select id + 1 from \"Odd \"\"name\") n");
+    EXPECT_THAT(listener->line().value_or(""), HasSubstr(named));
+    EXPECT_EQ(listener->wait(), 0);
+  }
+  // Unwatched, and made known to the gateway by an event behind it: who resumes still gets what came before.
+  const auto position = folder.path() + "/position";
+  const auto resume = [&] {
+    return run({"listen", "table:public.orders", "--json", "--count", "1", "--from", "beginning", "--resume", position});
+  };
+  EXPECT_EQ(resume().status, 0);
+  db.psql("insert into orders values (100); select postbus.unwatch('orders')");
+  post("behind", "x");
+  EXPECT_EQ(run({"wait", "behind", "--from", "beginning", "--timeout", "10s"}).out, "x\n");
+  std::string last;
+  while (last.find("\"id\":100}") == std::string::npos) {
+    const auto more = resume();
+    ASSERT_EQ(more.status, 0) << more.err;
+    last = more.out;
+  }
+  EXPECT_THAT(run({"listen", "table:public.orders"}).err, HasSubstr("postbus watch public.orders"));
+}
+
 TEST_F(command_line_gateway, people_get_one_line_per_event_without_control_characters) {
   auto listener = open({"listen", "a"});
   ASSERT_THAT(first_line(*listener, "a"), testing::MatchesRegex("..:..:......  a  knock"));
@@ -236,6 +275,28 @@ TEST_F(command_line_gateway, a_killed_gateway_is_come_back_to_and_nothing_is_mis
   EXPECT_TRUE(remote::resume_file{position}.load().value().contains("log"));
 }
 
+TEST_F(command_line_gateway, a_stop_does_not_wait_for_who_keeps_the_publication_from_being_mended) {
+  db.psql("create table a(id int primary key); create table b(id serial primary key); select postbus.watch('a'), postbus.watch('b')");
+  // The reader mends it when the stream breaks off, whoever looks after the slot when nothing is written for ten seconds.
+  for (const auto* written : {"insert into b default values", "select 1"}) {
+    testing_support::session locker{db.url()};
+    locker.psql("begin; lock table a in access exclusive mode");
+    db.psql("drop publication postbus");
+    db.psql(written);
+    const auto waits = [&] {
+      return db.psql(
+                 "select exists (select from pg_locks where not granted and database = (select oid from pg_database where datname = "
+                 "current_database()))") == "t";
+    };
+    for (const auto until = steady::now() + std::chrono::minutes{1}; !waits();) ASSERT_LT(steady::now(), until);
+    gateway->signal(SIGTERM);
+    EXPECT_EQ(gateway->wait(), 0);
+    EXPECT_THAT(gateway->rest_of_errors(), testing::AllOf(HasSubstr("stopped"), testing::Not(HasSubstr("did not end in time"))));
+    locker.psql("rollback");
+    start();
+  }
+}
+
 TEST_F(command_line_gateway, a_gateway_that_drains_sends_its_listeners_away_without_an_error) {
   auto listener = open({"listen", "log", "--json"});
   ASSERT_NE(first_line(*listener, "log"), "");
@@ -303,6 +364,33 @@ TEST(command_line_embedded, commands_find_the_serve_of_a_data_folder) {
   gateway.signal(SIGTERM);
   EXPECT_EQ(gateway.wait(), 0);
   EXPECT_EQ(run({"status"}).status, 3);
+}
+
+TEST(command_line_status, says_that_the_lag_is_unknown_while_the_database_is_away) {
+  testing_support::cluster own;
+  const database db{own};
+  program gateway{{"--db", db.url(), "serve", "--threads", "1", "--port", "0"}};
+  const auto line = gateway.line();
+  ASSERT_TRUE(line) << gateway.rest_of_errors();
+  const program::environment here{{"POSTBUS_URL", line->substr(line->find("http"))}};
+  const auto document = [&] { return boost::json::parse(run_program({"status", "--json"}, here).out); };
+  const auto until = steady::now() + std::chrono::minutes{1};
+  while (!document().at("ready").as_bool() && steady::now() < until) {
+  }
+  EXPECT_TRUE(document().at("lag_ms").is_number());
+  EXPECT_TRUE(document().at("stream_silent_s").is_number());
+  own.server().stop();
+  auto now = document();
+  while (!now.at("lag_ms").is_null() && steady::now() < until) now = document();
+  EXPECT_TRUE(now.at("lag_ms").is_null());
+  EXPECT_FALSE(now.at("ready").as_bool());
+  const auto silent = now.at("stream_silent_s").to_number<double>();
+  EXPECT_GT(document().at("stream_silent_s").to_number<double>(), silent);
+  const auto shown = run_program({"status"}, here).out;
+  EXPECT_THAT(shown, testing::ContainsRegex("lag +unknown"));
+  EXPECT_THAT(shown, testing::ContainsRegex("stream silent +[0-9.]+ s"));
+  gateway.signal(SIGTERM);
+  EXPECT_EQ(gateway.wait(), 0);
 }
 
 TEST(command_line_doctor, names_what_is_wrong_and_the_fix) {

@@ -122,6 +122,36 @@ TEST_F(command_line_sql, watch_names_the_table_that_was_refused_and_the_fix) {
   EXPECT_THAT(refused.err, HasSubstr("replica identity"));
 }
 
+TEST_F(command_line_sql, a_text_that_names_no_table_is_refused_in_our_own_words) {
+  for (const auto* command : {"watch", "unwatch"}) {
+    for (const auto* wrong : {"a.b.c", "a..b", "\"a", "", "a.b.c.d"}) {
+      const auto refused = on(db, {command, wrong});
+      EXPECT_EQ(refused.status, 1);
+      EXPECT_EQ(refused.err,
+                "postbus: '" + std::string{wrong} + "' cannot be the name of a table: it is named schema.table, as in public.orders\n");
+    }
+    EXPECT_THAT(on(db, {command, "nowhere.orders"}).err, HasSubstr("nowhere.orders: there is no such table"));
+  }
+}
+
+TEST_F(command_line_sql, the_way_out_that_is_named_leads_somewhere) {
+  const auto ours = on(db, {"watch", "postbus.meta"});
+  EXPECT_EQ(ours.status, 1);
+  EXPECT_THAT(ours.err, testing::AllOf(HasSubstr("watch a table of your own"), testing::Not(HasSubstr("alter table"))));
+  db.psql("create table orders(id int primary key); select postbus.watch('orders')");
+  const auto feed = db.refused("select postbus.ack('table:public.orders', 'c', postbus.position())");
+  EXPECT_EQ(feed.state, "PB030");
+  EXPECT_THAT(feed.hint, testing::AllOf(HasSubstr("resumes after it"), testing::Not(HasSubstr("create_stream"))));
+  EXPECT_THAT(db.refused("select postbus.ack('orders', 'c', postbus.position())").hint,
+              HasSubstr("select postbus.create_stream('orders')"));
+}
+
+TEST_F(command_line_sql, what_our_own_sql_refuses_is_told_once) {
+  const auto refused = on(db, {"stream", "create", "orders", "--keep", "-1 day"});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_EQ(refused.err, "postbus: keep is an interval of a second or more; keep => '7 days'\n");
+}
+
 TEST_F(command_line_sql, psql_reaches_the_database_and_keeps_the_password_out_of_its_arguments) {
   db.psql("create role walker login password 'to p''s\\ecret'");
   const auto url = db.url_as("walker", "to%20p%27s%5Cecret");
@@ -178,10 +208,15 @@ TEST(command_line_usage, exit_statuses_and_texts) {
   EXPECT_EQ(run_program({"--version"}).status, 0);
   EXPECT_THAT(run_program({"--version"}).out, HasSubstr("schema " + std::to_string(postgres::schema_version())));
   EXPECT_EQ(run_program({}).status, 2);
-  EXPECT_EQ(run_program({"nonsense"}).status, 2);
+  const auto unknown = run_program({"--data", empty.path(), "nonsense", "--json"});
+  EXPECT_EQ(unknown.status, 2);
+  EXPECT_EQ(unknown.err, "postbus: there is no command 'nonsense'\nTry `postbus --help`.\n");
+  EXPECT_EQ(run_program({"--nonsense"}).err, "postbus: there is no option '--nonsense'\nTry `postbus --help`.\n");
+  EXPECT_THAT(run_program({"stream", "list", "--nonsense"}).err, HasSubstr("--nonsense"));
   EXPECT_EQ(run_program({"post"}).status, 2);
   EXPECT_EQ(run_program({"wait", "x", "--timeout", "soon"}).status, 2);
   EXPECT_EQ(run_program({"listen", "x", "--count", "0"}).status, 2);
+  EXPECT_THAT(run_program({"listen", "table:public.x", "--where", " "}).err, HasSubstr("`where` is empty"));
   EXPECT_EQ(run_program({"--url", "ftp://x", "status"}).status, 2);
   EXPECT_EQ(run_program({"--db", "host = = x", "psql"}).status, 2);
   EXPECT_EQ(run_program({"serve", "--listen", "127.0.0.1"}).status, 2);

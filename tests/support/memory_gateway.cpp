@@ -9,6 +9,7 @@
 
 #include "base/bytes.hpp"
 #include "base/websocket_frame.hpp"
+#include "feeds/feed_name.hpp"
 
 namespace postbus::test {
 
@@ -29,7 +30,7 @@ void memory_backend::unlisten(std::string) { --listened; }
 
 boost::asio::awaitable<result<std::string>> memory_backend::feed_channel(std::string table) {
   if (table == "orders" || table == "public.orders") co_return "table:public.orders";
-  co_return error{errc::not_watched, "not watched: postbus watch " + table};
+  co_return feeds::not_watched(table);
 }
 
 boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backend::open_view(std::string, feeds::view_request asked) {

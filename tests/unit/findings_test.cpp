@@ -85,8 +85,10 @@ TEST(findings, name_the_fix_of_each_fault) {
       {"publication", severity::warning, "drop table t", [](auto& f) { f.published_unwatched.push_back("t"); }},
       {"watched", severity::problem, "alter table t add primary key;",
        [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "no key", .fix = "alter table t add primary key"}); }},
-      {"filters", severity::note, "create unique index postbus_identity on t (id, COLUMN);",
-       [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id"}); }},
+      {"filters", severity::note, "create unique index postbus_identity_2_t on t (id, COLUMN);",
+       [](auto& f) {
+         f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id", .bare = "t", .identity_columns = 1});
+       }},
       {"watched", severity::problem, "repair_publication",
        [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .published = false}); }},
       {"forgery", severity::note, "--revoke-emit", [](auto& f) { f.anyone_may_emit = true; }},

@@ -194,6 +194,68 @@ TEST_F(gateway_fixture, parameters_that_ask_for_nothing_sensible_are_refused) {
   EXPECT_TRUE(get("/v1/channels/a/ack?consumer=c").starts_with("HTTP/1.1 405 "));
 }
 
+TEST_F(gateway_fixture, a_channel_that_is_no_feeds_is_refused_with_the_name_that_is) {
+  const std::string_view elsewhere = "the table's is table:public.orders", watch = "postbus watch nowhere";
+  raw_client ws{g.port()};
+  ws.upgrade("/v1/ws");
+  const auto subscribed = [&](std::string_view channel, std::string_view more) {
+    ws.send_text(R"({"id":1,"op":"subscribe","channel":")" + std::string{channel} + '"' + std::string{more} + '}');
+    return ws.read_frame().payload;
+  };
+  for (const auto* const door : {"/v1/channels/", "/v1/events?channel=", "/wait?timeout=10ms&channel="})
+    for (const auto& [table, hint] : {std::pair{"table:orders", elsewhere}, {"table:nowhere", watch}}) {
+      const auto answer = get(std::string{door} + table);
+      EXPECT_TRUE(answer.starts_with("HTTP/1.1 404 ") && answer.find(R"("code":"not_watched")") != std::string::npos) << door << answer;
+      EXPECT_TRUE(answer.find(hint) != std::string::npos) << answer;
+    }
+  for (const auto& [table, hint] : {std::pair{"table:orders", elsewhere}, {"table:nowhere", watch}})
+    for (const auto* const how : {"", R"(,"after":"beginning")", R"(,"after":"5f3a9c01-00000000000003e8-00000000")", R"(,"where":"id = 1")",
+                                  R"(,"snapshot":true)"}) {
+      const auto answer = subscribed(table, how);
+      EXPECT_TRUE(answer.starts_with(R"({"id":1,"error":{"type":"urn:postbus:error:not_watched")")) << how << answer;
+      EXPECT_TRUE(answer.find(hint) != std::string::npos) << how << answer;
+    }
+  EXPECT_TRUE(get("/v1/channels/table:public.orders?wait=10ms").starts_with("HTTP/1.1 200 "));
+  // Who resumes is given what came while the table was watched.
+  post("table:public.gone", "kept");
+  EXPECT_TRUE(get("/v1/channels/table:public.gone?after=beginning").starts_with("HTTP/1.1 404 "));
+  EXPECT_TRUE(get("/v1/channels/table:public.gone?after=5f3a9c01-00000000000003e8-00000000").find(R"("payload":"kept")") !=
+              std::string::npos);
+  EXPECT_TRUE(subscribed("table:public.gone", R"(,"after":"5f3a9c01-00000000000003e8-00000000")").starts_with(R"({"id":1,"ok":)"));
+}
+
+TEST(gateway_feeds, whom_a_feed_is_closed_to_cannot_tell_whether_there_is_one) {
+  const auto grant = [](std::string_view name, std::string_view listen) {
+    return "[[token]]\nname=\"" + std::string{name} + "\"\nsha256=\"" + gateway::token_sha256_hex(name) + "\"\nlisten=[" +
+           std::string{listen} + "]\n";
+  };
+  gateway::gateway_options o;
+  o.tokens = gateway::token_set::parse(grant("bare", R"("table:*")") + grant("none", R"("other")") + grant("all", R"("table:**")")).value();
+  o.origins.tokens = true;
+  memory_gateway g{o};
+  const auto get = [&](std::string_view target, std::string_view token) {
+    raw_client c{g.port()};
+    c.send("GET " + std::string{target} + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer " +
+           std::string{token} + "\r\n\r\n");
+    const auto answer = c.read_all();
+    return answer.substr(answer.find("\r\n\r\n") + 4);
+  };
+  // What is asked for, the answer without the table's own name in it: the same for a table that is watched and for one that is not.
+  const auto told = [&](std::string_view door, std::string table, std::string_view token) {
+    auto answer = get(std::string{door} + table, token);
+    for (std::size_t at; (at = answer.find(table)) != std::string::npos;) answer.replace(at, table.size(), "*");
+    return answer;
+  };
+  for (const auto* const door : {"/v1/tables/", "/v1/channels/table:"})
+    for (const auto* const token : {"bare", "none"})
+      for (const std::string schema : {"", "public."})
+        EXPECT_EQ(told(door, schema + "orders", token), told(door, schema + "nowhere", token));
+  EXPECT_NE(get("/v1/channels/table:orders", "bare").find("not_watched"), std::string::npos) << "and is told what it may be told";
+  EXPECT_NE(get("/v1/channels/table:orders", "all").find("table:public.orders"), std::string::npos);
+  EXPECT_NE(get("/v1/tables/orders?wait=10ms", "all").find("events"), std::string::npos);
+  EXPECT_NE(get("/v1/tables/orders", "none").find("forbidden"), std::string::npos);
+}
+
 TEST_F(gateway_fixture, plain_listen_is_asked_once_per_channel_and_given_back) {
   {
     raw_client a{g.port()}, b{g.port()};

@@ -1,9 +1,16 @@
 #include <gtest/gtest.h>
 
+#include "base/error_format.hpp"
 #include "postgres/server_error.hpp"
 
 namespace postbus::postgres {
 namespace {
+
+TEST(error_format, has_no_parentheses_where_there_is_no_detail) {
+  EXPECT_EQ(fmt::format("ended: {}", error{errc::unavailable, "the session ended"}), "ended: the session ended");
+  EXPECT_EQ(fmt::format("ended: {}", error{errc::unavailable, "the session ended", "[57P01] by {}"}),
+            "ended: the session ended ([57P01] by {})");
+}
 
 TEST(failed_login, keeps_the_sqlstate_of_the_last_server_that_answered) {
   const auto refused = from_failed_login(

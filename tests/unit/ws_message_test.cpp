@@ -50,6 +50,12 @@ TEST(ws_message, subscribe) {
   for (const auto* wrong : {R"("where":1)", R"("columns":"a")", R"("columns":[1])", R"("columns":[["a"]])", R"("columns":[{"a":"b"}])",
                             R"("columns":["a",null])", R"("maybe":"yes")", R"("where":["a"])"})
     EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o",)" + std::string{wrong} + "}"), "1 invalid_argument") << wrong;
+  for (const auto* blank : {"", " ", R"(\t\r\n)"}) {
+    const auto refused =
+        parse_ws_message(R"({"id":1,"op":"subscribe","channel":"table:public.o","columns":["a"],"where":")" + std::string{blank} + "\"}");
+    ASSERT_TRUE(std::holds_alternative<ws_refusal>(refused)) << blank;
+    EXPECT_EQ(std::get<ws_refusal>(refused).why.text, "`where` is empty: give a filter, or leave it out");
+  }
   EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"orders","where":"a = 1"})"), "1 invalid_argument");
   EXPECT_EQ(refusal(R"({"id":1,"op":"subscribe","channel":"table:public.o","where":")" + std::string(9000, 'a') + "\"}"), "accepted")
       << "the filter itself is refused later, with its reason";

@@ -15,7 +15,8 @@ export interface Status {
   problem?: string;
   epoch: string;
   head: string;
-  lag_ms?: number;
+  /** null: nobody knows, the WAL is not read at the moment. */
+  lag_ms?: number | null;
   slot?: { name: string; retained_bytes: number } | null;
   sockets: number;
   subscriptions: number;

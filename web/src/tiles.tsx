@@ -26,7 +26,7 @@ export function Tiles() {
       <Tile name="deliveries" value={now ? count(rate.out) : '–'} unit="/s" title="events handed to sockets, one per subscriber and event" />
       <Tile name="commit to page" value={delays.value.length > 0 ? milliseconds(median(delays.value)) : '–'}
         title="median of the last 100 changes, from commit time to this page; shown only where both run on one machine" />
-      <Tile name="lag" value={now?.lag_ms === undefined ? '–' : milliseconds(now.lag_ms)} title="now minus the commit time of the last applied commit while behind, else 0" />
+      <Tile name="lag" value={now?.lag_ms == null ? '–' : milliseconds(now.lag_ms)} title="now minus the commit time of the last applied commit while behind, else 0" />
       <Tile name="sockets" value={now ? count(now.sockets) : '–'} title="open client connections" />
       <Tile name="subscriptions" value={now ? count(now.subscriptions) : '–'} title="live subscriptions" />
     </section>

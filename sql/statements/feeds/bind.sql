@@ -38,7 +38,7 @@ select a.attname, a.atttypid::bigint, b.oid::bigint as base, b.typtype = 'e' as 
          (select to_json(textin(array_out(array_in(textout(array_agg(v.value order by v.ordinality)::text), b.oid, -1)))::text[])
           from json_array_elements_text($2::json -> a.attname) with ordinality v)
        end as literals,
-       t.relkind = 'p' as partitioned, t.relreplident = 'f' and not exists (select from leaves where relreplident <> 'f') as full_identity, t.shown, quote_ident(a.attname) as quoted
+       t.relkind = 'p' as partitioned, t.relreplident = 'f' and not exists (select from leaves where relreplident <> 'f') as full_identity, t.shown, quote_ident(a.attname) as quoted, quote_ident(t.relname) as bare
 from target t cross join here h
 join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
 join base b on b.attnum = a.attnum
