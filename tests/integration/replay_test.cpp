@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "change_rig.hpp"
+#include "embedded_sql.hpp"
 #include "streams/entry.hpp"
 
 namespace postbus {
@@ -257,6 +258,19 @@ TEST(replay, loses_no_place_to_a_crash_of_the_database) {
   }
   const auto last = rig.events("s").back()->at;
   rig.wait([&] { return is_acknowledged(db, rig, last); });
+}
+
+TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {
+  database db;
+  session s{db.url()};
+  const auto flushed = [&] {
+    s.psql("select pg_switch_wal()");  // nothing follows the switch, so the place told is the one behind a header
+    return s.psql(fmt::format("select flushed >= inserted from (\n{}\n) told(seen, inserted, flushed)",
+                              embedded_sql::find("statements/streams/snapshot.sql"))) == "t";
+  };
+  bool once = false;
+  for (int i = 0; i < 20 && !once; ++i) once = flushed();  // another process of the server may write meanwhile
+  EXPECT_TRUE(once) << "or a recorder asks for ever";
 }
 
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
