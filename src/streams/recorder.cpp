@@ -12,6 +12,10 @@
 // stream has passed that snapshot's LSN, know of. They get positions at the stream's start, in the order of their ids:
 // after all that was delivered, before all that will be. In a new epoch what is kept is renumbered first.
 //
+// A commit is streamed before it can be seen, by hours where it waits for a standby. So the invariant: the snapshot of an
+// adoption sees whatever was committed before the stream's start. Nobody need know what that was: whoever has posted and has
+// not ended when the start has been read (posters.sql) is waited for, and who comes later commits behind the start.
+//
 // Not guaranteed: the commit order among messages that no gateway saw; PostgreSQL does not tell it afterwards.
 #include "streams/recorder.hpp"
 
@@ -286,6 +290,9 @@ asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
       auto written = co_await write(session, start.lsn);
       if (!written) co_return written;
     }
+    auto seen = co_await see_all_before_start(session);
+    if (!seen) co_return seen;
+    if (stopped_ || begun != begun_) co_return result<>{};
     auto adopted = co_await adopt(session, start);
     if (!adopted) co_return adopted;
     read = co_await read_mark(session);
@@ -296,14 +303,40 @@ asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
   co_return result<>{};
 }
 
+/** Returns when a snapshot sees everything that was committed before the stream's start, or when the stream begins anew. */
+asio::awaitable<result<>> recorder::see_all_before_start(postgres::connection& session) {
+  const auto begun = begun_;
+  auto posters = co_await session.query(embedded_sql::find("statements/streams/posters.sql"), {}, statement_deadline);
+  if (!posters) co_return posters.error();
+  const auto tell_at = steady::now() + statement_deadline;
+  bool told = false;
+  while (!stopped_ && begun == begun_) {
+    auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
+    if (!seen) co_return seen.error();
+    const auto visible = changes::snapshot::parse(seen->text(0, 0));
+    if (!visible) co_return visible.error();
+    std::uint64_t missing = 0;
+    for (std::size_t i = 0; i < posters->size() && missing == 0; ++i)
+      if (const auto xid = number<std::uint64_t>(posters->text(i, 0)); !visible->sees(xid)) missing = xid;
+    if (missing == 0) break;
+    if (!told && steady::now() > tell_at) {
+      told = true;
+      log::warning("streams", "what streams keep cannot be read before transaction {} ends: it may have committed without being visible", missing);
+    }
+    co_await sleep(catching_up_pause);
+  }
+  co_return result<>{};
+}
+
 asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::position start) {
   const auto begun = begun_;
   auto began = co_await session.execute(embedded_sql::find("statements/streams/adopt_begin.sql"), statement_deadline);
   if (!began) co_return began.error();
   const auto up_to = number<std::uint64_t>(began->text(0, 0));
   {
-    // A commit after it, so that the stream passes that LSN though nobody else writes.
-    auto other = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams"});
+    // A commit after it, so that the stream passes that LSN though nobody else writes. It is flushed and waits for no standby.
+    auto other = co_await postgres::connection::open(
+        {.conninfo = settings_.conninfo, .application_name = "postbus streams", .session_options = "-c synchronous_commit=local"});
     if (!other) co_return other.error();
     auto passed = co_await other->query(embedded_sql::find("statements/streams/ask.sql"), {}, statement_deadline);
     if (!passed) co_return passed.error();

@@ -92,6 +92,7 @@ private:
   boost::asio::awaitable<result<>> serve(postgres::connection& session);
   boost::asio::awaitable<result<>> read_mark(postgres::connection& session);
   boost::asio::awaitable<result<>> settle(postgres::connection& session);
+  boost::asio::awaitable<result<>> see_all_before_start(postgres::connection& session);
   boost::asio::awaitable<result<>> adopt(postgres::connection& session, bus::position start);
   boost::asio::awaitable<result<>> write(postgres::connection& session, std::uint64_t up_to);
   boost::asio::awaitable<void> sleep(steady::duration longest);

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "change_rig.hpp"
+#include "embedded_sql.hpp"
 #include "streams/entry.hpp"
 
 namespace postbus {
@@ -259,6 +260,19 @@ TEST(replay, loses_no_place_to_a_crash_of_the_database) {
   rig.wait([&] { return is_acknowledged(db, rig, last); });
 }
 
+TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {
+  database db;
+  session s{db.url()};
+  const auto flushed = [&] {
+    s.psql("select pg_switch_wal()");  // nothing follows the switch, so the place told is the one behind a header
+    return s.psql(fmt::format("select flushed >= inserted from (\n{}\n) told(seen, inserted, flushed)",
+                              embedded_sql::find("statements/streams/snapshot.sql"))) == "t";
+  };
+  bool once = false;
+  for (int i = 0; i < 20 && !once; ++i) once = flushed();  // another process of the server may write meanwhile
+  EXPECT_TRUE(once) << "or a recorder asks for ever";
+}
+
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   database db;
   db.psql("select postbus.create_stream('s')");
@@ -371,6 +385,57 @@ TEST(replay, has_what_was_too_large_to_be_delivered) {
   const auto kept = replay(rig, "s", place_of(delivered[0]));
   ASSERT_EQ(kept.size(), 3001u) << "who resumes from before the gap is given what it stood for";
   EXPECT_EQ(kept.back(), delivered[2]);
+  EXPECT_TRUE(std::ranges::is_sorted(kept, {}, &told::position));
+}
+
+TEST(replay, has_what_was_too_large_to_be_delivered_and_became_visible_late) {
+  testing_support::cluster own;
+  database db{own};
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.spill.memory = 100'000;
+                   o.spill.disk = 400'000;
+                 }};
+  rig.start();
+  db.psql("select postbus.post('s', 'before')");
+  rig.payloads("s", 1);
+  rig.catch_up_and_record(db);
+  session pending{db.url()}, other{db.url()};
+  other.psql("set synchronous_commit = local");
+  own.psql("alter system set synchronous_standby_names = 'nobody'");
+  own.psql("select pg_reload_conf()");
+  struct releasing {
+    ~releasing() { now(); }
+    void now() const {
+      on.psql("alter system reset synchronous_standby_names");
+      on.psql("select pg_reload_conf()");
+    }
+    testing_support::cluster& on;
+  };
+  while (pending.psql("show synchronous_standby_names") != "nobody") {
+  }
+  std::jthread writer{[&] { pending.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n"); }};
+  const releasing release{own};  // also when the test fails: the writer waits for it
+  rig.wait([&] { return rig.events("s").size() == 2; });
+  EXPECT_EQ(rig.events("s")[1]->kind, bus::kind::gap);
+  EXPECT_EQ(other.psql("select count(*) from postbus.messages"), "1") << "streamed and not visible";
+  // Until the recorder has looked for it more than once: each look is a statement of its session.
+  const auto looks = [&] {
+    return other.psql("select coalesce(max(query_start)::text, '') from pg_stat_activity where application_name = 'postbus streams' and "
+                      "datname = current_database()");
+  };
+  for (int i = 0; i < 5; ++i) rig.wait([&, last = looks()] { return looks() != last; });
+  EXPECT_EQ(rig.recorder->recorded(), bus::position{}) << "nobody can say yet what is to be read there";
+  release.now();
+  writer.join();
+  db.psql("select postbus.post('s', 'after')");
+  rig.payloads("s", 3);
+  rig.catch_up_and_record(db);
+  const auto kept = replay(rig, "s", bus::from_beginning{});
+  ASSERT_EQ(kept.size(), 3002u);
+  EXPECT_EQ(kept.back(), live(rig, "s").back());
   EXPECT_TRUE(std::ranges::is_sorted(kept, {}, &told::position));
 }
 
