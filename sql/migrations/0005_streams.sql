@@ -453,34 +453,30 @@ as $$
   update postbus.stream_recorder set epoch = in_epoch, lsn = up_to;
 $$;
 
--- Messages that no gateway saw in the WAL: all that the caller's snapshot sees and nobody has written down, but for those
+-- Messages of a segment that no gateway saw in the WAL: all that the caller's snapshot sees and nobody has written down, but for those
 -- in `known`, which the caller is about to write. They get positions at `from_lsn`, behind any commit that ended there.
-create function postbus.adopt_messages(in_epoch bigint, from_lsn bigint, known bigint[]) returns bigint
+create function postbus.adopt_messages(in_epoch bigint, from_lsn bigint, of_segment integer, known bigint[]) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  g       record;
   run     record;
   adopted bigint := 0;
 begin
-  for g in
-    select x.segment, x.stream from postbus.stream_segments x where x.emptied_at is null order by x.segment
+  for run in execute format($f$
+    select g.stream, count(*)::int as count, string_agg(int8send($1) || int4send(0) || int4send(octet_length(m.payload)) ||
+             int8send((extract(epoch from m.posted_at) * 1000000)::bigint) || int8send(m.id), ''::bytea order by m.id) as entries
+    from postbus.stream_segments g, (select r.*, (row_number() over (order by r.id) - 1) / 4096 as batch from postbus.messages r
+          where r.segment = %1$s and r.id <> all ($2) and not exists (
+            select from postbus.stream_positions p, generate_series(0, p.count - 1) k
+            where p.segment = %1$s and ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint = r.id)) m
+    where g.segment = %1$s
+    group by g.stream, m.batch order by m.batch $f$, of_segment) using from_lsn, known
   loop
-    for run in execute format($f$
-      select count(*)::int as count, string_agg(int8send($1) || int4send(0) || int4send(octet_length(m.payload)) ||
-               int8send((extract(epoch from m.posted_at) * 1000000)::bigint) || int8send(m.id), ''::bytea order by m.id) as entries
-      from (select r.*, (row_number() over (order by r.id) - 1) / 4096 as batch from postbus.messages r
-            where r.segment = %1$s and r.id <> all ($2) and not exists (
-              select from postbus.stream_positions p, generate_series(0, p.count - 1) k
-              where p.segment = %1$s and ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint = r.id)) m
-      group by m.batch order by m.batch $f$, g.segment) using from_lsn, known
-    loop
-      insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
-        values (g.stream, from_lsn, nextval('postbus.stream_position_id'), g.segment, in_epoch,
-          (select coalesce(max(p.base + p.count), 1073741824) from postbus.stream_positions p
-           where p.stream = g.stream and p.lsn = from_lsn and p.base is not null), run.count, run.entries);
-      adopted := adopted + run.count;
-    end loop;
+    insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
+      values (run.stream, from_lsn, nextval('postbus.stream_position_id'), of_segment, in_epoch,
+        (select coalesce(max(p.base + p.count), 1073741824) from postbus.stream_positions p
+         where p.stream = run.stream and p.lsn = from_lsn and p.base is not null), run.count, run.entries);
+    adopted := adopted + run.count;
   end loop;
   return adopted;
 end $$;

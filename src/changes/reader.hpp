@@ -69,7 +69,7 @@ struct reader_status {
  * Connects, claims the epoch of positions, takes a slot (slot_keeper), tells every listener what may be missing since the
  * last one (nothing where the slot holds it, a gap where one was made anew, a reset where positions have
  * lost their meaning), streams; when the session breaks, starts over after a wait (postgres::backoff). Reads no further
- * while the hub has no room; nothing else stops it.
+ * while the hub or a row_handler has no room; nothing else stops it.
  *
  * Ownership: `h` and `rows` (may be null) must outlive it. Thread: its executor's; `status` any. `run` must have ended
  * before it is destroyed.

@@ -153,15 +153,16 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
   co_return result<>{};
 }
 
-/** Hands what is committed to the hub and waits until the hub has room. */
+/** Hands what is committed to the hub and waits until the hub, and who keeps what was committed, have room. */
 asio::awaitable<result<>> reader::publish() {
   const auto applied = assembler_.applied();
-  bool room = true;
+  const auto kept = [this] { return rows_ == nullptr || rows_->has_room(); };
+  bool room = kept();
   if (auto ready = assembler_.committed()) {
     metrics::add(metrics::counter::events_wal, ready->events().size());
     note_streamed(*ready);
     if (rows_) rows_->before_publish(*ready);
-    room = hub_.publish(std::move(ready));
+    room = hub_.publish(std::move(ready)) && kept();
   }
   if (applied > last_applied_) {
     hub_.advance(applied);
@@ -181,7 +182,7 @@ asio::awaitable<result<>> reader::publish() {
     co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     auto alive = co_await stream_->keep_alive();
     if (!alive) co_return alive;
-    room = hub_.has_room();
+    room = hub_.has_room() && kept();
   }
   co_return result<>{};
 }

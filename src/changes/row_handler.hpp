@@ -52,6 +52,8 @@ public:
   virtual void abandoned() = 0;
   /** A transaction has committed there whose events were dropped; committed() was told of none of them. */
   virtual void lost(const bus::position&) {}
+  /** False while what it holds of finished transactions is as much as it may: no more is read until it has room. */
+  virtual bool has_room() const { return true; }
   /** `events` are about to be published, with nothing in between: the place to derive further events from them (bus::batch::derive). */
   virtual void before_publish(bus::batch&) {}
 };

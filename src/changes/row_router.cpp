@@ -86,6 +86,10 @@ void row_router::lost(const bus::position& at) {
   for (auto* const each : all_) each->lost(at);
 }
 
+bool row_router::has_room() const {
+  return std::ranges::all_of(all_, [](const row_handler* each) { return each->has_room(); });
+}
+
 void row_router::before_publish(bus::batch& events) {
   for (auto* const each : all_) each->before_publish(events);
 }

@@ -35,6 +35,7 @@ public:
   void completed() override;
   void abandoned() override;
   void lost(const bus::position& at) override;
+  bool has_room() const override;
   void before_publish(bus::batch& events) override;
 
 private:

@@ -33,6 +33,7 @@ public:
     recorder_.abandon();
   }
   void lost(const bus::position& at) override { recorder_.missed(at); }
+  bool has_room() const override { return recorder_.has_room(); }
 
 private:
   enum column { id, segment, is_json, channel, payload, used_columns };

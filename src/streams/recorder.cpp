@@ -5,18 +5,10 @@
 // mark that is read when the server is back tells which are to be written again. Where the gateway died as well they are
 // decoded again: the server keeps its WAL, because recorded_lsn() holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
 //
-// Settling. When the holder begins, and when its stream begins anew, it must know that everything committed before its
-// stream's start has been written down. Where the last holder came at least as far, it has, and what a slot holds from before
-// our start only comes again. Otherwise, once that has been read (bus::hub::serving), there may be
-// messages that no gateway saw: they are those that a snapshot sees and that neither the tables nor the queue, once the
-// stream has passed that snapshot's LSN, know of. They get positions at the stream's start, in the order of their ids:
-// after all that was delivered, before all that will be. In a new epoch what is kept is renumbered first.
+// How the holder knows that nothing was left out before its stream: settling.cpp.
 //
-// A commit is streamed before it can be seen, by hours where it waits for a standby. So the invariant: the snapshot of an
-// adoption sees whatever was committed before the stream's start. Nobody need know what that was: whoever has posted and has
-// not ended when the start has been read (posters.sql) is waited for, and who comes later commits behind the start.
-//
-// Not guaranteed: the commit order among messages that no gateway saw; PostgreSQL does not tell it afterwards.
+// What cannot be written down (somebody locks the tables, a commit waits for its standby) is held, up to a bound in bytes.
+// Beyond it no more of the WAL is read: live delivery waits as well, nothing is lost, and the slot's guard has the last word.
 #include "streams/recorder.hpp"
 
 #include <boost/asio/as_tuple.hpp>
@@ -42,10 +34,8 @@ using namespace std::chrono_literals;
 namespace asio = boost::asio;
 using postgres::parameter;
 
-constexpr auto statement_deadline = 10s;
-constexpr auto settle_deadline = 5min;
+constexpr auto maintain_deadline = 5min;
 constexpr auto invisible_pause = 5ms;
-constexpr auto catching_up_pause = 20ms;
 constexpr auto flush_pause = 200ms;  // a walwriter's
 constexpr std::size_t most_messages = 20'000;  // of one write
 constexpr std::size_t most_of_a_run = 4'096;
@@ -92,10 +82,14 @@ void recorder::begins_at(const bus::position& from) {
   const auto head = hub_.head();
   const bool goes_on = from.epoch == epoch_ && head.epoch == epoch_ && from <= head;
   if (goes_on) return;
-  if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn <= from.lsn) queue_.pop_back();  // the rest of it will not come
+  if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn <= from.lsn) {  // the rest of it will not come
+    let_go(queue_.back());
+    queue_.pop_back();
+  }
   if (from.epoch != epoch_) {
     written_.clear();
     queue_.clear();  // positions that mean nothing any more; their messages are given new ones
+    held_ = 0;
     last_lsn_ = 0;
     mark_ = {};
   }
@@ -110,10 +104,12 @@ void recorder::add(transaction piece) {
   if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn == piece.lsn) {
     auto& messages = queue_.back().messages;
     messages.insert(messages.end(), piece.messages.begin(), piece.messages.end());
+    held_ += piece.messages.size() * sizeof(message);
     return;
   }
   if (piece.lsn <= last_lsn_) return;
   last_lsn_ = piece.lsn;
+  hold(piece);
   queue_.push_back(std::move(piece));
 }
 
@@ -127,7 +123,23 @@ void recorder::complete() {
 
 void recorder::abandon() {
   // It stays in its place, so that nobody takes what has been published of it for all of it.
-  if (!queue_.empty() && !queue_.back().whole) queue_.back().messages.clear();
+  if (queue_.empty() || queue_.back().whole) return;
+  held_ -= queue_.back().messages.size() * sizeof(message);
+  queue_.back().messages.clear();
+}
+
+void recorder::hold(const transaction& one) {
+  held_ += sizeof one + one.messages.size() * sizeof(message);
+  if (held_ <= settings_.most_held || std::exchange(told_full_, true)) return;
+  log::warning("streams",
+               "the places of messages in {} transactions are not written down yet, and no more of the WAL is read until some are: see who "
+               "holds locks on Postbus's tables, and whether commits wait for a standby",
+               queue_.size() + written_.size());
+}
+
+void recorder::let_go(const transaction& one) {
+  held_ -= sizeof one + one.messages.size() * sizeof(message);
+  if (held_ < settings_.most_held / 2) told_full_ = false;
 }
 
 void recorder::missed(const bus::position& at) {
@@ -240,7 +252,7 @@ void recorder::forget_recorded() {
 void recorder::forget_durable(const postgres::rows& answer, std::size_t column) {
   const auto inserted = number<std::uint64_t>(answer.text(0, column)), flushed = number<std::uint64_t>(answer.text(0, column + 1));
   if (flushed >= flushing_wal_)
-    while (!written_.empty() && written_.front().lsn <= flushing_) written_.pop_front();
+    for (; !written_.empty() && written_.front().lsn <= flushing_; written_.pop_front()) let_go(written_.front());
   if (written_.empty() || written_.front().lsn <= flushing_) return;
   flushing_ = written_.back().lsn;
   flushing_wal_ = inserted;
@@ -267,102 +279,6 @@ asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
   write_again_what_was_lost();
   forget_recorded();
   forget_durable(*found, 3);
-  co_return result<>{};
-}
-
-asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
-  const auto begun = begun_;
-  const auto start = start_;
-  auto read = co_await read_mark(session);
-  if (!read) co_return read;
-  if (mark_.epoch != start.epoch || !mark_.settled || mark_.lsn < start.lsn) {
-    // What the slot holds from before our start is not to be taken for messages that nobody saw: it is about to come.
-    while (!stopped_ && begun == begun_ && !hub_.serving()) co_await sleep(catching_up_pause);
-    if (stopped_ || begun != begun_) co_return result<>{};
-    mark_.settled = false;
-    const auto epoch = std::to_string(start.epoch), lsn = std::to_string(start.lsn);
-    const parameter parameters[] = {epoch, lsn};
-    if (mark_.epoch != start.epoch) {
-      auto renumbered = co_await session.query(embedded_sql::find("statements/streams/renumber.sql"), parameters, settle_deadline);
-      if (!renumbered) co_return renumbered.error();
-    }
-    while (!stopped_ && !queue_.empty() && queue_.front().lsn <= start.lsn) {
-      auto written = co_await write(session, start.lsn);
-      if (!written) co_return written;
-    }
-    auto seen = co_await see_all_before_start(session);
-    if (!seen) co_return seen;
-    if (stopped_ || begun != begun_) co_return result<>{};
-    auto adopted = co_await adopt(session, start);
-    if (!adopted) co_return adopted;
-    read = co_await read_mark(session);
-    if (!read) co_return read;
-  }
-  if (begun == begun_) settled_ = true;
-  progress_.cancel();
-  co_return result<>{};
-}
-
-/** Returns when a snapshot sees everything that was committed before the stream's start, or when the stream begins anew. */
-asio::awaitable<result<>> recorder::see_all_before_start(postgres::connection& session) {
-  const auto begun = begun_;
-  auto posters = co_await session.query(embedded_sql::find("statements/streams/posters.sql"), {}, statement_deadline);
-  if (!posters) co_return posters.error();
-  const auto tell_at = steady::now() + statement_deadline;
-  bool told = false;
-  while (!stopped_ && begun == begun_) {
-    auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
-    if (!seen) co_return seen.error();
-    const auto visible = changes::snapshot::parse(seen->text(0, 0));
-    if (!visible) co_return visible.error();
-    std::uint64_t missing = 0;
-    for (std::size_t i = 0; i < posters->size() && missing == 0; ++i)
-      if (const auto xid = number<std::uint64_t>(posters->text(i, 0)); !visible->sees(xid)) missing = xid;
-    if (missing == 0) break;
-    if (!told && steady::now() > tell_at) {
-      told = true;
-      log::warning("streams", "what streams keep cannot be read before transaction {} ends: it may have committed without being visible", missing);
-    }
-    co_await sleep(catching_up_pause);
-  }
-  co_return result<>{};
-}
-
-asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::position start) {
-  const auto begun = begun_;
-  auto began = co_await session.execute(embedded_sql::find("statements/streams/adopt_begin.sql"), statement_deadline);
-  if (!began) co_return began.error();
-  const auto up_to = number<std::uint64_t>(began->text(0, 0));
-  {
-    // A commit after it, so that the stream passes that LSN though nobody else writes. It is flushed and waits for no standby.
-    auto other = co_await postgres::connection::open(
-        {.conninfo = settings_.conninfo, .application_name = "postbus streams", .session_options = "-c synchronous_commit=local"});
-    if (!other) co_return other.error();
-    auto passed = co_await other->query(embedded_sql::find("statements/streams/ask.sql"), {}, statement_deadline);
-    if (!passed) co_return passed.error();
-  }
-  const auto limit = steady::now() + settle_deadline;
-  while (!stopped_ && begun == begun_ &&
-         (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
-    if (steady::now() > limit) co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
-    co_await sleep(5ms);
-  }
-  if (stopped_ || begun != begun_) co_return error{errc::unavailable, "the stream began anew"};
-  std::string known;
-  for (const auto& t : queue_)
-    for (const auto& m : t.messages) append_element(known, std::to_string(m.id));
-  known = known.empty() ? "{}" : known + '}';
-  const auto epoch = std::to_string(start.epoch), lsn = std::to_string(start.lsn);
-  const parameter parameters[] = {epoch, lsn, known};
-  auto adopted = co_await session.query(embedded_sql::find("statements/streams/adopt.sql"), parameters, settle_deadline);
-  if (!adopted) co_return adopted.error();
-  const parameter place[] = {epoch, lsn};
-  auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
-  if (!noted) co_return noted.error();
-  auto committed = co_await session.execute("commit", settle_deadline);
-  if (!committed) co_return committed.error();
-  if (const auto count = number<std::uint64_t>(adopted->text(0, 0)); count > 0)
-    log::info("streams", "{} messages that no gateway had seen have been given positions", count);
   co_return result<>{};
 }
 
@@ -437,7 +353,7 @@ asio::awaitable<void> recorder::maintain() {
   while (!stopped_) {
     auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
     if (session && leading_) {
-      auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, settle_deadline);
+      auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);
       if (!done) log::warning("streams", "old messages could not be dropped: {}", done.error());
     }
     if (session && !stopped_) {

@@ -32,6 +32,7 @@ public:
     steady::duration maintain{std::chrono::seconds{10}};     ///< between two calls of postbus.maintain_streams()
     steady::duration note{std::chrono::minutes{1}};          ///< a holder without messages writes down how far it is this often,
     std::uint64_t note_bytes{64 << 10};                      ///< where the WAL has grown by this much: its own notes are WAL too
+    std::size_t most_held{256u << 20};  ///< bytes of what is not written down; beyond it no more is read (has_room)
   };
   struct message {
     std::uint64_t id{};
@@ -76,6 +77,8 @@ public:
    * UINT64_MAX while that bounds nothing, and while it is another gateway that writes.
    */
   std::uint64_t recorded_lsn() const;
+  /** False: what waits to be written down is as much as may be held. True in the midst of a transaction and wherever writing itself waits for more to be read. */
+  bool has_room() const { return held_ <= settings_.most_held || reading_on_ || queue_.empty() || !queue_.back().whole; }
   bool idle() const { return queue_.empty(); }
   bool leading() const { return leading_; }
   /** The streams and their sizes as a JSON array, some seconds old; any thread. */
@@ -84,6 +87,7 @@ public:
   boost::asio::awaitable<void> progress(steady::duration longest);
 
 private:
+  static constexpr auto statement_deadline = std::chrono::seconds{10};
   struct mark {
     std::uint32_t epoch{};
     std::uint64_t lsn{};
@@ -100,6 +104,8 @@ private:
   void forget_durable(const postgres::rows& answer, std::size_t column);
   void write_again_what_was_lost();
   void measure_lag();
+  void hold(const transaction& one);
+  void let_go(const transaction& one);
   std::uint64_t published() const;
   bool worth_a_note() const { return published() >= mark_.lsn + settings_.note_bytes; }
   bool needs_settling() const { return epoch_ != 0 && !settled_; }
@@ -114,9 +120,12 @@ private:
   std::deque<transaction> queue_;
   std::deque<transaction> written_;  ///< before those in queue_: written down, but a crash of the server may still undo it
   std::uint64_t flushing_{}, flushing_wal_{};  ///< those of written_ up to the first are durable when the WAL is flushed up to the second
+  std::size_t held_{};  ///< bytes of queue_ and written_
   std::size_t begun_{};  ///< how often start_ was set: a settling of an older one does not count
   std::atomic<std::shared_ptr<const std::string>> summary_{std::make_shared<const std::string>("[]")};
   bool leading_{}, settled_{}, asked_{}, stopped_{};
+  bool reading_on_{};  ///< what is to be written down is known only when the stream has come further
+  bool told_full_{};
 };
 
 }  // namespace postbus::streams

@@ -36,7 +36,7 @@ inline void permanent(changes::reader_options& o) {
 class change_rig {
 public:
   using adjustment = std::function<void(changes::reader_options&)>;
-  explicit change_rig(const database& db, const adjustment& adjust = {}, bus::hub_limits limits = {})
+  explicit change_rig(const database& db, const adjustment& adjust = {}, bus::hub_limits limits = {}, std::size_t recorder_holds = 256u << 20)
       : network{loop.get_executor(), db.on().server().port()}, hub{limits} {
     changes::reader_options options;
     options.conninfo = options.conninfo_direct = db.url();
@@ -53,7 +53,8 @@ public:
                                                                                .gather = std::chrono::milliseconds{2},
                                                                                .follow = std::chrono::milliseconds{20},
                                                                                .maintain = std::chrono::milliseconds{20},
-                                                                               .note = {}},
+                                                                               .note = {},
+                                                                               .most_held = recorder_holds},
                                                    hub);
     messages = std::make_unique<streams::message_rows>(*recorder);
     store = std::make_unique<streams::store>(loop.get_executor(), streams::store::settings{.conninfo = options.conninfo}, *recorder, hub);

@@ -273,6 +273,33 @@ TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {
   EXPECT_TRUE(once) << "or a recorder asks for ever";
 }
 
+TEST(replay, reads_no_further_than_it_may_hold_what_cannot_be_written_down) {
+  constexpr int messages = 3000;
+  database db;
+  change_rig rig{db, permanent, {}, 20'000};
+  rig.start();
+  db.psql("select postbus.create_stream('s')");
+  rig.wait([&] { return rig.recorder->leading(); });
+  rig.catch_up_and_record(db);
+  session locking{db.url()};
+  locking.psql("begin");
+  locking.psql("lock table postbus.stream_positions");
+  db.psql(fmt::format("do $$ begin for i in 1..{} loop perform postbus.post('s', repeat('x', 2000) || i); commit; end loop; end $$", messages));
+  rig.wait([&] { return !rig.recorder->has_room(); });
+  const auto answered = [&] { return db.psql("select reply_time from pg_stat_replication where application_name = 'postbus reader'"); };
+  for (int more = 0; more < 3; ++more) {  // the session stays alive meanwhile
+    const auto last = answered();
+    rig.wait([&] { return answered() != last; });
+  }
+  EXPECT_FALSE(rig.recorder->has_room());
+  EXPECT_LT(rig.events("s").size(), messages / 2);
+  locking.psql("rollback");
+  rig.catch_up_and_record(db);
+  EXPECT_TRUE(rig.recorder->has_room());
+  EXPECT_EQ(rig.events("s").size(), messages);
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), live(rig, "s"));
+}
+
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   database db;
   db.psql("select postbus.create_stream('s')");
