@@ -97,9 +97,11 @@ asio::awaitable<result<>> recorder::see_all_before_start(postgres::connection& s
     if (missing == 0) break;
     if (!told && steady::now() > tell_at) {
       told = true;
-      log::warning("streams", "what streams keep cannot be read before transaction {} ends: it may have committed without being visible (pg_stat_activity and "
-                   "pg_prepared_xacts show whose it is)",
-                   missing);
+      log::warning(
+          "streams",
+          "what streams keep cannot be read before transaction {} ends: it may have committed without being visible (pg_stat_activity and "
+          "pg_prepared_xacts show whose it is)",
+          missing);
     }
     co_await sleep(pause);
     pause = std::min<steady::duration>(2 * pause, 1s);
@@ -148,8 +150,7 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
   if (!noted) co_return noted.error();
   auto committed = co_await session.execute("commit", settle_deadline);
   if (!committed) co_return committed.error();
-  if (count > 0)
-    log::info("streams", "{} messages that no gateway had seen have been given positions", count);
+  if (count > 0) log::info("streams", "{} messages that no gateway had seen have been given positions", count);
   co_return result<>{};
 }
 

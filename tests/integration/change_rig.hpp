@@ -36,7 +36,8 @@ inline void permanent(changes::reader_options& o) {
 class change_rig {
 public:
   using adjustment = std::function<void(changes::reader_options&)>;
-  explicit change_rig(const database& db, const adjustment& adjust = {}, bus::hub_limits limits = {}, std::size_t recorder_holds = 256u << 20)
+  explicit change_rig(const database& db, const adjustment& adjust = {}, bus::hub_limits limits = {},
+                      std::size_t recorder_holds = 256u << 20)
       : network{loop.get_executor(), db.on().server().port()}, hub{limits} {
     changes::reader_options options;
     options.conninfo = options.conninfo_direct = db.url();

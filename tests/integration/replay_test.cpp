@@ -284,7 +284,8 @@ TEST(replay, reads_no_further_than_it_may_hold_what_cannot_be_written_down) {
   session locking{db.url()};
   locking.psql("begin");
   locking.psql("lock table postbus.stream_positions");
-  db.psql(fmt::format("do $$ begin for i in 1..{} loop perform postbus.post('s', repeat('x', 2000) || i); commit; end loop; end $$", messages));
+  db.psql(
+      fmt::format("do $$ begin for i in 1..{} loop perform postbus.post('s', repeat('x', 2000) || i); commit; end loop; end $$", messages));
   rig.wait([&] { return !rig.recorder->has_room(); });
   const auto answered = [&] { return db.psql("select reply_time from pg_stat_replication where application_name = 'postbus reader'"); };
   for (int more = 0; more < 3; ++more) {  // the session stays alive meanwhile
@@ -450,8 +451,9 @@ TEST(replay, has_what_was_too_large_to_be_delivered_and_became_visible_late) {
   EXPECT_EQ(other.psql("select count(*) from postbus.messages"), "1") << "streamed and not visible";
   // Until the recorder has looked for it more than once: each look is a statement of its session.
   const auto looks = [&] {
-    return other.psql("select coalesce(max(query_start)::text, '') from pg_stat_activity where application_name = 'postbus streams' and "
-                      "datname = current_database()");
+    return other.psql(
+        "select coalesce(max(query_start)::text, '') from pg_stat_activity where application_name = 'postbus streams' and "
+        "datname = current_database()");
   };
   for (int i = 0; i < 5; ++i) rig.wait([&, last = looks()] { return looks() != last; });
   EXPECT_EQ(rig.recorder->recorded(), bus::position{}) << "nobody can say yet what is to be read there";

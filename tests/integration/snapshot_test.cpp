@@ -3,6 +3,7 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/json.hpp>
 
+#include <climits>
 #include <map>
 #include <random>
 #include <thread>
@@ -138,8 +139,30 @@ std::string table_text(const database& db, const std::string& table = "t") {
   return db.psql(fmt::format("select coalesce(string_agg(id || '=' || v || ' ', '' order by id), '') from {}", table));
 }
 
-/** One writer of its own ids until `enough`: everything a transaction may do. */
-void write(const std::string& url, unsigned seed, int writer, const std::atomic<bool>& enough) {
+/** Lets writers run ahead of whoever reads by a number of transactions, not by what the machine gives them. */
+class pace {
+public:
+  void allow(int more) {
+    allowed_ += more;
+    allowed_.notify_all();
+  }
+  void end() {
+    allowed_ = over;
+    allowed_.notify_all();
+  }
+  /** False: it is over. */
+  bool may_go_on(int done) const {
+    for (int now = allowed_; done >= now; now = allowed_) allowed_.wait(now);
+    return allowed_ != over;
+  }
+
+private:
+  static constexpr int over = INT_MAX;
+  std::atomic<int> allowed_{};
+};
+
+/** One writer of its own ids: everything a transaction may do. */
+void write(const std::string& url, unsigned seed, int writer, const pace& run) {
   std::mt19937 random{seed};
   const auto below = [&random](unsigned n) { return static_cast<int>(random() % n); };
   session s{url};
@@ -159,7 +182,7 @@ void write(const std::string& url, unsigned seed, int writer, const std::atomic<
       default: s.psql(fmt::format("insert into t values ({}, {})", next++, below(1000)));
     }
   };
-  for (int round = 0; !enough; ++round) {
+  for (int round = 0; run.may_go_on(round); ++round) {
     if (below(200) == 0) {
       s.psql("truncate t");
       continue;
@@ -189,26 +212,30 @@ void join_random_changes(cluster& here, unsigned seed) {
   database db{here};
   db.psql("create table t(id int primary key, v int); select postbus.watch('t')");
   snapshot_rig rig{db};
-  std::atomic<bool> enough{false};
+  pace run;
   std::vector<std::jthread> writers;
-  for (int w = 0; w < 4; ++w) writers.emplace_back([&, w] { write(db.url(), seed + static_cast<unsigned>(w), w, enough); });
+  for (int w = 0; w < 4; ++w) writers.emplace_back([&, w] { write(db.url(), seed + static_cast<unsigned>(w), w, run); });
   const struct ending {
-    ~ending() { on = true; }
-    std::atomic<bool>& on;
-  } end_writers{enough};  // also when the test fails
+    ~ending() { of.end(); }
+    pace& of;
+  } end_writers{run};  // also when the test fails
   std::mt19937 random{seed};
   std::vector<std::unique_ptr<copy_of_table>> copies;
   for (int i = 0; i < 25; ++i) {
     asio::steady_timer pause{rig.loop, std::chrono::milliseconds{random() % 30}};  // the moment of the snapshot
     testing_support::run(rig.loop,
                          [](asio::steady_timer& t) -> asio::awaitable<void> { co_await t.async_wait(asio::use_awaitable); }(pause));
+    run.allow(40);
     auto& copy = *copies.emplace_back(std::make_unique<copy_of_table>(rig, "table:public.t"));
     const auto begun = copy.begin();
     ASSERT_TRUE(begun) << begun.error().text << begun.error().detail;
     if (random() % 2 == 0) rig.wait([&] { return copy.advance(random() % 50 + 1); });
   }
-  for (auto& copy : copies) rig.wait([&] { return copy->advance(); });
-  enough = true;
+  for (auto& copy : copies) {
+    run.allow(40);
+    rig.wait([&] { return copy->advance(); });
+  }
+  run.end();
   writers.clear();
   rig.catch_up(db);
   rig.shard.deliver();
