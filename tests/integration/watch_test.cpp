@@ -79,7 +79,7 @@ TEST(watch, refuses_what_it_must_and_names_the_fix) {
       {"'a_sequence'", "PB010", "is a sequence", "watch the tables"},
       {"'far'", "PB010", "is a foreign table", "watch the tables"},
       {"'pg_class'", "PB010", "is a system table", "a table of your own"},
-      {"'postbus.meta'", "PB010", "stands in the schema postbus", "set schema public"},
+      {"'postbus.meta'", "PB010", "stands in the schema postbus", "in another schema"},
       {"'guarded'", "PB010", "row-level security", "select postbus.watch('public.guarded', rls => 'ignore')"},
       {"'bad_leaf'", "PB010", "partition public.bad_leaf_1 would fail", "alter table public.bad_leaf_1 add primary key"},
       {"'unlogged_leaf'", "PB010", "partition public.unlogged_leaf_1 is unlogged", "alter table public.unlogged_leaf_1 set logged"},
