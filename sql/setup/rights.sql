@@ -22,7 +22,7 @@ begin
       ('postbus_poster',   'execute on function postbus.post(text, text), postbus.post(text, jsonb), postbus.position()'),
       ('postbus_listener', 'execute on function postbus.position(), postbus.watch_faults(oid, text), postbus.identity_fault(oid), postbus.identity_fix(oid)'),
       ('postbus_admin',    'execute on function postbus.watch(regclass, text[], text, text), postbus.unwatch(regclass), postbus.repair_publication(), postbus.feeds_fault(), postbus.mend_feeds()'),
-      ('postbus_admin',    'execute on function postbus.claim_epoch(text, bigint), postbus.new_epoch(bigint), postbus.record_slot(text)'),
+      ('postbus_admin',    'execute on function postbus.claim_epoch(text, bigint), postbus.new_epoch(bigint), postbus.record_slot(text, oid)'),
       ('postbus_admin',    'execute on function postbus.use_transport(text), postbus.set_payload_limit(integer)'),
       ('postbus_listener', 'execute on function postbus.ack(text, text, text), postbus.segment_bytes(integer), postbus.messages_after(integer, bigint, bytea)'),
       ('postbus_admin',    'execute on function postbus.create_stream(text, interval, bigint, bigint), postbus.drop_stream(text), postbus.maintain_streams()'),

@@ -1,295 +1,22 @@
 #include "bus/hub.hpp"
 
-#include <boost/container/small_vector.hpp>
-#include <boost/unordered/unordered_flat_map.hpp>
-
 #include <algorithm>
-#include <deque>
-#include <mutex>
 #include <random>
 
-#include "base/json_text.hpp"
-#include "base/metrics.hpp"
 #include "base/prefetch.hpp"
-#include "bus/channel.hpp"
-#include "bus/shard.hpp"
-
-// How history works. Batches are kept whole, oldest first, up to a bound in bytes. Each event points to the one before
-// it on its channel, so a resume walks one channel's events backwards and touches nothing else. When a batch leaves, its
-// events' seqs fall below `floor_seq`, which is how a pointer to one of them is known to be dead. A channel that has no
-// event in memory and no subscriber is forgotten; whoever resumes on it from before `floor` is told of a gap, because
-// what was forgotten may have been his.
+#include "bus/hub_state.hpp"
 
 namespace postbus::bus {
 
-struct channel_state {
-  struct subscription {
-    shard* where;
-    topic* to;
-  };
-  void leave(const shard& s) {
-    subscriptions.erase(std::ranges::remove(subscriptions, &s, &subscription::where).begin(), subscriptions.end());
-  }
-  boost::container::small_vector<subscription, 2> subscriptions;  // one per shard
-  std::string name;
-  const event* last{};
-  std::uint64_t last_seq{};
-  position last_at{};
-  position known_since{};  // nothing at or before it is linked here
-  std::uint64_t events{};
-};
-
-namespace {
-
-struct string_hash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view text) const { return boost::hash<std::string_view>{}(text); }
-};
-
-struct gap {
-  position from, to;
-  std::uint64_t seq;
-  unix_micros time;
-  std::string reason;
-  bus::channels among;
-};
-
 constexpr std::size_t max_gaps = 64;
-
-std::string gap_payload(position from, position to, std::string_view reason) {
-  std::string json = R"({"from":")";
-  append_text(json, from);
-  json += R"(","to":")";
-  append_text(json, to);
-  json += R"(","reason":)";
-  append_json_string(json, reason);
-  json += '}';
-  return json;
-}
-
-std::string reset_payload(position at, std::string_view reason) {
-  std::string json = R"({"position":")";
-  append_text(json, at);
-  json += R"(","reason":)";
-  append_json_string(json, reason);
-  json += '}';
-  return json;
-}
-
-event_ref lone_event(std::string_view channel, kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq) {
-  auto alone = std::make_shared<batch>();
-  auto& made = alone->add(channel, k, payload_form::json, payload, at, time);
-  made.seq = seq;
-  return {alone, &made};
-}
-
-}  // namespace
-
-struct hub::state {
-  explicit state(hub_limits given) : limits{given} {}
-
-  const hub_limits limits;
-  mutable std::mutex guard;  // of everything below and of every shard's pending_
-  position head{};
-  std::uint64_t next_seq{1};
-  std::deque<std::shared_ptr<batch>> kept;
-  std::size_t kept_bytes{};
-  std::uint64_t floor_seq{1};  // the oldest seq in memory
-  position floor{};            // nothing at or before it can be told for sure
-  position begun{};            // where this process began to publish
-  bool serving{};
-  std::uint32_t first_notify{position::first_notify_index};  // of this process: see begin()
-  std::deque<gap> gaps;
-  boost::unordered_flat_map<std::string, std::shared_ptr<channel_state>, string_hash, std::equal_to<>> channels;
-  std::vector<shard*> shards;
-
-  channel_state& open(std::string_view name) {
-    if (const auto found = channels.find(name); found != channels.end()) return *found->second;
-    auto made = std::make_shared<channel_state>();
-    made->name = name;
-    made->known_since = floor;
-    auto& channel = *made;
-    channels.emplace(name, std::move(made));
-    metrics::set(metrics::gauge::channels, static_cast<std::int64_t>(channels.size()));
-    return channel;
-  }
-
-  /** Null where nobody is. */
-  channel_state* find(destination& to) const {
-    if (!to.found_ || to.found_->subscriptions.empty()) {
-      const auto found = channels.find(to.channel());
-      to.found_ = found == channels.end() ? nullptr : found->second;
-    }
-    return to.found_.get();
-  }
-
-  void forget_if_unused(channel_state& channel) {
-    if (!channel.subscriptions.empty() || channel.last_seq >= floor_seq) return;
-    channels.erase(channels.find(channel.name));
-    metrics::set(metrics::gauge::channels, static_cast<std::int64_t>(channels.size()));
-  }
-
-  void place(event& e) {
-    if (e.at == position{}) {
-      if (head.index == UINT32_MAX) head = {head.epoch, head.lsn + 1, position::end_of_commit};
-      e.at = {head.epoch, head.lsn, head.from_notify() ? head.index + 1 : first_notify};
-    }
-    head = std::max(head, e.at);
-    e.seq = next_seq++;
-  }
-
-  void link(channel_state& channel, event& e) {
-    e.previous = channel.last;
-    e.previous_seq = channel.last_seq;
-    e.previous_at = channel.last_at;
-    channel.last = &e;
-    channel.last_seq = e.seq;
-    channel.last_at = e.at;
-    ++channel.events;
-  }
-
-  // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
-  static void put(shard& s, const std::shared_ptr<const batch>& owner, topic* to, const event& e,
-                  bus::channels among = bus::channels::all) {
-    auto& box = s.pending_;
-    const bool ring = box.entries.empty();
-    if (box.owners.empty() || box.owners.back() != owner) {
-      box.owners.push_back(owner);
-      box.bytes += owner->bytes();
-    }
-    box.entries.push_back({to, &e, static_cast<std::uint32_t>(box.owners.size() - 1), among});
-    if (ring) s.wake_();
-  }
-
-  // A derived event goes to those who are there and is not linked anywhere.
-  void pass_on(const std::shared_ptr<batch>& owner, event& e, const event& base, destination& there) {
-    e.at = base.at;
-    e.seq = base.seq;
-    if (const auto* const channel = find(there))
-      for (const auto& to : channel->subscriptions) put(*to.where, owner, to.to, e);
-  }
-
-  void keep(std::shared_ptr<batch> events) {
-    kept_bytes += events->bytes();
-    kept.push_back(std::move(events));
-    while (kept_bytes > limits.history_bytes && !kept.empty()) drop_oldest();
-    metrics::set(metrics::gauge::history_bytes, static_cast<std::int64_t>(kept_bytes));
-  }
-
-  void drop_oldest() {
-    const auto oldest = std::move(kept.front());
-    kept.pop_front();
-    kept_bytes -= oldest->bytes();
-    const auto& last = *oldest->events().back();
-    floor_seq = last.seq + 1;
-    floor = std::max(floor, last.at);
-    for (const auto* const e : std::as_const(*oldest).events())
-      if (const auto found = channels.find(e->channel); found != channels.end() && found->second->last_seq == e->seq)
-        forget_if_unused(*found->second);
-  }
-
-  void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq, bus::channels among) {
-    const auto note = lone_event("", k, payload, at, time, seq);
-    for (auto* const s : shards) put(*s, note.owner, nullptr, *note.item, among);
-  }
-
-  bool has_room() const {
-    return std::ranges::all_of(shards, [&](const shard* s) { return s->pending_.bytes <= limits.inbox_bytes; });
-  }
-
-  // Plain notifications are known to the process that heard them and to no other.
-  bool is_foreign_notify(const position& at) const {
-    return at.from_notify() && at.lsn <= begun.lsn && (at.lsn < begun.lsn || at.index < first_notify || at > head);
-  }
-
-  // The kept events of `channel` after `from`, oldest first; see the essay above.
-  replay since(std::string_view name, const start& from, std::size_t most) const {
-    replay given{.at = head, .events = {}};
-    if (std::holds_alternative<from_now>(from)) return given;
-    const bool all = std::holds_alternative<from_beginning>(from);
-    const position after = all ? position{} : std::get<position>(from);
-    given.before = after;
-    if (!all && after.epoch != head.epoch) {
-      metrics::add(metrics::counter::resets);
-      given.events.push_back(lone_event(name, kind::reset, reset_payload(head, "epoch"), head, now_micros(), next_seq - 1));
-      given.complete = false;
-      return given;
-    }
-
-    bool complete = all || after >= floor;
-    if (const auto found = channels.find(name); found != channels.end()) {
-      const auto& channel = *found->second;
-      const event* e = channel.last;
-      std::uint64_t seq = channel.last_seq;
-      position at = channel.last_at;
-      complete = all || after >= channel.known_since;
-      while (seq != 0 && (all || at > after)) {
-        if (seq < floor_seq) {  // it was here and is gone
-          complete = all;
-          break;
-        }
-        given.events.push_back({owner_of(seq), e});
-        seq = e->previous_seq;
-        at = e->previous_at;
-        e = e->previous;
-      }
-      // All that lies after `after` was linked here: older events of this channel do not matter.
-      if (seq != 0 && !all && at <= after) complete = true;
-      std::ranges::reverse(given.events);
-      if (all && !given.events.empty()) {
-        const auto oldest = given.events.front()->at;
-        given.before = std::max(at, channel.known_since);  // no gap is told from there
-        if (given.before >= oldest) given.before = just_before(oldest);
-      }
-    }
-    if (!all && is_foreign_notify(after)) complete = false;
-    given.complete = given.whole = complete;
-    if (!complete && after < begun && !after.from_notify()) {
-      // From before all that this process knows: what was derived from what came before may be wrong in any way.
-      metrics::add(metrics::counter::resets);
-      const auto to = given.events.empty() ? head : std::max(begun, floor);
-      given.events.insert(given.events.begin(),
-                          lone_event(name, kind::reset, reset_payload(to, "window"), to, now_micros(), floor_seq - 1));
-    } else if (!complete) {
-      metrics::add(metrics::counter::gaps_history);
-      const auto to = given.events.empty() ? head : std::max(after, floor);
-      given.events.insert(given.events.begin(),
-                          lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
-    }
-    for (const auto& g : gaps) {
-      if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
-      if (g.among == bus::channels::all) given.whole = false;
-      auto note = lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq);
-      const auto place = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
-      given.events.insert(place, std::move(note));
-    }
-    if (given.events.size() > most) {
-      given.events.resize(most);
-      given.at = given.events.back()->at;
-    }
-    return given;
-  }
-
-  std::shared_ptr<const batch> owner_of(std::uint64_t seq) const {
-    const auto after = std::ranges::upper_bound(kept, seq, {}, [](const auto& b) { return b->events().front()->seq; });
-    return *std::prev(after);
-  }
-};
-
-result<start> parse_start(std::string_view text) {
-  if (text.empty() || text == "now") return start{from_now{}};
-  if (text == "beginning") return start{from_beginning{}};
-  auto at = parse_position(text);
-  if (!at) return at.error();
-  return start{*at};
-}
 
 hub::hub(hub_limits limits) : state_{std::make_unique<state>(limits)} {}
 hub::~hub() = default;
 
-void hub::begin(position at, bool serving) {
+void hub::begin(position at, std::uint64_t before_us) {
   const std::scoped_lock lock{state_->guard};
-  state_->serving = serving;
+  state_->serving = before_us == 0;
+  state_->before_us = {at.epoch, before_us, position::end_of_commit};
   state_->head = at;
   state_->floor = at;
   state_->begun = at;
@@ -302,38 +29,55 @@ void hub::serve() {
   state_->serving = true;
 }
 
+bool hub::came_before_us(const position& at) const {
+  const std::scoped_lock lock{state_->guard};
+  return at.epoch == state_->before_us.epoch && at <= state_->before_us;
+}
+
 bool hub::serving() const {
   const std::scoped_lock lock{state_->guard};
   return state_->serving;
 }
 
-bool hub::publish(std::shared_ptr<batch> events) {
+void hub::state::publish(std::shared_ptr<batch> events) {
+  const std::shared_ptr<const batch> owner = events;
+  const auto derived = std::exchange(events->derived_, nullptr);
+  if (derived) derived->hold(owner);  // their payloads may stand in its memory
+  const auto derivations = std::exchange(events->derivations_, {});
+  std::size_t next = 0, ahead = 0;
+  channel_state* channel = nullptr;
+  const char* same = nullptr;  // a run of events of one channel shares the name's bytes
+  for (auto* const e : events->events()) {
+    place(*e);
+    if (channel == nullptr || e->channel.data() != same) {
+      channel = &open(e->channel);
+      same = e->channel.data();
+    }
+    link(*channel, *e);
+    for (const auto& to : channel->subscriptions) put(*to.where, owner, to.to, *e);
+    for (; next < derivations.size() && events->events_[derivations[next].base] == e; ++next) {
+      for (; ahead < std::min(next + prefetch_distance, derivations.size()); ++ahead)
+        prefetch(derivations[ahead].to->found_.get(), sizeof(channel_state::subscriptions));
+      pass_on(derived, *derived->events_[next], *e, *derivations[next].to);
+    }
+  }
+  keep(std::move(events));
+}
+
+bool hub::publish(std::shared_ptr<batch> events, part of_last) {
   auto& s = *state_;
   const std::scoped_lock lock{s.guard};
-  if (!events->empty()) {
-    const std::shared_ptr<const batch> owner = events;
-    const auto derived = std::exchange(events->derived_, nullptr);
-    if (derived) derived->hold(owner);  // their payloads may stand in its memory
-    const auto derivations = std::exchange(events->derivations_, {});
-    std::size_t next = 0, ahead = 0;
-    channel_state* channel = nullptr;
-    const char* same = nullptr;  // a run of events of one channel shares the name's bytes
-    for (auto* const e : events->events()) {
-      s.place(*e);
-      if (channel == nullptr || e->channel.data() != same) {
-        channel = &s.open(e->channel);
-        same = e->channel.data();
-      }
-      s.link(*channel, *e);
-      for (const auto& to : channel->subscriptions) state::put(*to.where, owner, to.to, *e);
-      for (; next < derivations.size() && events->events_[derivations[next].base] == e; ++next) {
-        for (; ahead < std::min(next + prefetch_distance, derivations.size()); ++ahead)
-          prefetch(derivations[ahead].to->found_.get(), sizeof(channel_state::subscriptions));
-        s.pass_on(derived, *derived->events_[next], *e, *derivations[next].to);
-      }
-    }
-    s.keep(std::move(events));
+  if (events->empty()) return s.has_room();
+  const bool notified = events->events().front()->at == position{};
+  if (notified && s.midway) {
+    s.hold(std::move(events));
+    return s.has_room();
   }
+  s.publish(std::move(events));
+  if (of_last == part::piece)
+    s.midway = true;
+  else
+    s.end_transaction();
   return s.has_room();
 }
 
@@ -345,22 +89,30 @@ bool hub::has_room() const {
 void hub::advance(position at) {
   const std::scoped_lock lock{state_->guard};
   at.index = std::max(at.index, position::end_of_commit);
-  if (at.epoch == state_->head.epoch) state_->head = std::max(state_->head, at);
+  if (at.epoch != state_->head.epoch || at <= state_->head) return;
+  state_->head = at;
+  state_->end_transaction();
+}
+
+void hub::state::announce_gap(position from, position to, std::string_view reason, bus::channels among) {
+  head = std::max(head, to);
+  const auto seq = next_seq++;
+  const auto time = now_micros();
+  gaps.push_back({from, to, seq, time, std::string{reason}, among});
+  if (gaps.size() > max_gaps) {  // whoever resumes from before the forgotten one is told of a gap all the same
+    gaps[1].from = gaps[0].from;
+    if (gaps[0].among == bus::channels::all) gaps[1].among = bus::channels::all;
+    gaps.pop_front();
+  }
+  to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq, among);
 }
 
 void hub::announce_gap(position from, position to, std::string_view reason, bus::channels among) {
   auto& s = *state_;
   const std::scoped_lock lock{s.guard};
-  s.head = std::max(s.head, to);
-  const auto seq = s.next_seq++;
-  const auto time = now_micros();
-  s.gaps.push_back({from, to, seq, time, std::string{reason}, among});
-  if (s.gaps.size() > max_gaps) {  // whoever resumes from before the forgotten one is told of a gap all the same
-    s.gaps[1].from = s.gaps[0].from;
-    if (s.gaps[0].among == bus::channels::all) s.gaps[1].among = bus::channels::all;
-    s.gaps.pop_front();
-  }
-  s.to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq, among);
+  const bool beyond = to > s.head;
+  s.announce_gap(from, to, reason, among);
+  if (beyond) s.end_transaction();
 }
 
 void hub::announce_reset(position at, std::string_view reason) {
@@ -380,6 +132,7 @@ void hub::announce_reset(position at, std::string_view reason) {
     channel->known_since = at;
   }
   s.to_everyone(kind::reset, reset_payload(at, reason), at, now_micros(), s.next_seq++, bus::channels::all);
+  s.end_transaction();
 }
 
 position hub::head() const {

@@ -18,6 +18,9 @@ class shard;
 /** Whom a gap concerns: all channels, or those that plain NOTIFY reaches. */
 enum class channels : std::uint8_t { all, plain };
 
+/** Whether a batch ends the last transaction in it, or more pieces of that are to come in later ones. */
+enum class part : std::uint8_t { whole, piece };
+
 /** What was published for one shard and not yet delivered there. */
 struct inbox {
   struct entry {
@@ -84,19 +87,22 @@ public:
   // For sources.
 
   /**
-   * Begins at `at` with an empty history (a fresh process), before anything is published. `serving` false: what is published
-   * until serve() came before this process, and nobody listens yet.
+   * Begins at `at` with an empty history (a fresh process), before anything is published. What is published up to
+   * `before_us`, an LSN, came before this process; where there may be such, nobody listens until serve().
    */
-  void begin(position at, bool serving = true);
+  void begin(position at, std::uint64_t before_us = 0);
   void serve();
+  /** It was committed before this process began: another one may have handed it out. */
+  bool came_before_us(const position& at) const;
   /** Listeners may subscribe: it has begun, and has caught up with what came before. */
   bool serving() const;
   /**
    * Publishes in order. An event whose position is {} (plain NOTIFY, local messages) gets the last LSN with the next
-   * index from position::first_notify_index on. False when some shard's inbox is over its bound: the batch was taken,
-   * and the source must stop reading until `has_room`.
+   * index from position::first_notify_index on; while a transaction is published in pieces it waits for the end of that. All
+   * events of a batch have positions, or none. False when some shard's inbox is over its bound: the batch was taken, and the
+   * source must stop reading until `has_room`.
    */
-  bool publish(std::shared_ptr<batch> events);
+  bool publish(std::shared_ptr<batch> events, part of_last = part::whole);
   bool has_room() const;
   /** Nothing at or before `at` is still to come: a commit without events of ours, or a keep-alive. */
   void advance(position at);

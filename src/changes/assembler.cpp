@@ -44,7 +44,10 @@ void assembler::start(std::uint32_t epoch, std::uint64_t start_lsn, std::uint64_
   applied_ = {epoch, start_lsn, bus::position::end_of_commit};
   resume_lsn_ = start_lsn;
   republished_ = false;
-  if (handed_out_.epoch != epoch) handed_out_ = {epoch, 0, 0};
+  if (handed_out_.epoch != epoch) {
+    handed_out_ = {epoch, 0, 0};
+    unfinished_ = 0;
+  }
   if (!rows_) return;
   rows_->begins_at(applied_);
   rows_->started(server_version);
@@ -86,7 +89,10 @@ result<assembler::want> assembler::take_change(const pgoutput::change& change) {
   }
   if (open_) check_size();
   if (rows_ && rows_->wants_to_resolve()) return want::resolve;
-  if (known_end_ && batch_->bytes() >= limits_.publish_bytes) place_open_events(known_end_->end_lsn);
+  if (known_end_ && batch_->bytes() >= limits_.publish_bytes) {
+    place_open_events(known_end_->end_lsn);
+    unfinished_ = known_end_->end_lsn;
+  }
   // Before a large transaction grows, what is committed goes out, so that the transaction stands alone in its batch.
   return first_ > 0 && batch_->bytes() >= limits_.publish_bytes ? want::publish : want::nothing;
 }
@@ -145,15 +151,17 @@ void assembler::place_open_events(std::uint64_t end_lsn) {
     e->at.lsn = end_lsn;
     e->xid = now_.xid;
   }
-  if (rows_) rows_->committed(events);
   const auto fresh = std::ranges::find_if(events, [&](const bus::event* e) { return e->at > handed_out_; });
-  batch_->drop(first_, static_cast<std::size_t>(fresh - events.begin()));
+  const auto known = static_cast<std::size_t>(fresh - events.begin());
+  if (rows_) rows_->committed(events, known);
+  batch_->drop(first_, known);
   first_ = now_.first_event = batch_->events().size();
 }
 
 result<assembler::want> assembler::commit(const pgoutput::commit& c) {
   open_ = false;
   known_end_.reset();
+  unfinished_ = 0;
   const bus::position end{epoch_, c.end_lsn, bus::position::end_of_commit};
   const auto before = std::exchange(applied_, std::max(applied_, end));
   resume_lsn_ = std::max(resume_lsn_, c.end_lsn);
@@ -212,8 +220,8 @@ void assembler::take_text(const pgoutput::message& m) {
   if (!m.prefix.starts_with(prefix)) return;
   const auto name = m.prefix.substr(prefix.size());
   if (name == "flush") return;
-  if (name == "publication") republished_ = true;
   if (!m.transactional || !open_) return drop(metrics::counter::dropped_immediate, "it is not transactional");
+  if (name == "publication") republished_ = true;
   if (name == "mended") mended_ = true;
   if (dropping_) return;
   const bool json = name.starts_with("j:");

@@ -62,6 +62,8 @@ public:
 
   /** The committed events so far, or null when there are none. An open transaction's events stay. */
   std::shared_ptr<bus::batch> committed();
+  /** What `committed` gave last ends within a transaction: the rest of that is to come. */
+  bool midway() const { return unfinished_ != 0 && handed_out_.lsn == unfinished_; }
   /** The stream ended: an open transaction's events are dropped; what is committed can still be taken. */
   void stop();
 
@@ -70,8 +72,8 @@ public:
   /** Where a stream must start so that it brings all that is not applied. */
   std::uint64_t resume_lsn() const { return resume_lsn_; }
   const loss& lost() const { return lost_; }
-  /** The publication was made anew at this place: what was committed before it cannot be trusted. */
-  bool republished() const { return republished_; }
+  /** Since the last call a transaction said that the publication was made anew: what was committed before it cannot be trusted. It may be forged. */
+  bool republished() { return !open_ && std::exchange(republished_, false); }
   bool in_transaction() const { return open_; }
   /** Of the transaction that was begun last. */
   std::uint64_t xid() const { return now_.xid; }
@@ -110,6 +112,7 @@ private:
   bool open_{};
   bool dropping_{};  ///< the open transaction is too large
   std::uint32_t ordinal_{};  ///< of the next change in the open transaction
+  std::uint64_t unfinished_{};  ///< the end of a transaction of which some events count as committed, and not all do; 0: none
   std::optional<postgres::pgoutput::commit> known_end_;  ///< of the open transaction, when it is a streamed one
   transaction now_{};
   arrival last_{};

@@ -142,17 +142,10 @@ asio::awaitable<result<>> reader::stream_once() {
   if (!opened) co_return opened.error();
   stream_ = std::make_unique<postgres::replication_stream>(std::move(*opened));
   if (stopped_) co_return result<>{};
-  {
-    postgres::connect_options ordinary_options;
-    ordinary_options.conninfo = options_.conninfo;
-    auto ordinary = co_await postgres::connection::open(std::move(ordinary_options));
-    if (!ordinary) co_return ordinary.error();
-    if (stopped_) co_return result<>{};
-    ordinary_ = std::make_unique<postgres::connection>(std::move(*ordinary));
-    auto prepared = co_await prepare(*ordinary_);
-    ordinary_.reset();
-    if (!prepared) co_return prepared;
-  }
+  if (auto ordinary = co_await open_ordinary(); !ordinary || stopped_) co_return ordinary;
+  auto prepared = co_await prepare(*ordinary_);
+  ordinary_.reset();
+  if (!prepared) co_return prepared;
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
   if (rows_ && rows_->wants_to_resolve()) {
     auto resolved = co_await rows_->resolve();
@@ -184,13 +177,22 @@ asio::awaitable<result<>> reader::stream_once() {
   if (auto rest = assembler_.committed()) {
     note_streamed(*rest);
     if (rows_) rows_->before_publish(*rest);
-    hub_.publish(std::move(rest));
+    hub_.publish(std::move(rest), assembler_.midway() ? bus::part::piece : bus::part::whole);
   }
   last_applied_ = assembler_.applied();
   hub_.advance(last_applied_);
   resume_lsn_ = assembler_.resume_lsn();
   if (!ended && slot_.permanent && postgres::sqlstate(ended.error()) == undefined_object) slots_.poisoned();
   co_return ended;
+}
+
+asio::awaitable<result<>> reader::open_ordinary() {
+  postgres::connect_options options;
+  options.conninfo = options_.conninfo;
+  auto opened = co_await postgres::connection::open(std::move(options));
+  if (!opened) co_return opened.error();
+  ordinary_ = std::make_unique<postgres::connection>(std::move(*opened));
+  co_return result<>{};
 }
 
 /** Epoch and slot of this round. */
@@ -226,7 +228,7 @@ void reader::announce_start() {
   if (!std::exchange(begun_, true)) {
     visibility_.restarted();
     catch_up_to_ = slot_.goes_on ? slot_.flushed_lsn : 0;
-    hub_.begin(at, catch_up_to_ == 0);
+    hub_.begin(at, catch_up_to_);
   } else if (last_applied_.epoch != at.epoch) {
     visibility_.restarted();
     hub_.announce_reset(at, "epoch");

@@ -95,10 +95,12 @@ public:
 
 private:
   boost::asio::awaitable<result<>> stream_once();
+  boost::asio::awaitable<result<>> open_ordinary();
   boost::asio::awaitable<result<>> prepare(postgres::connection& ordinary);
   boost::asio::awaitable<result<>> claim_epoch(postgres::connection& ordinary);
   boost::asio::awaitable<result<>> drain();
   boost::asio::awaitable<result<>> take(const postgres::pgoutput::frame& frame);
+  boost::asio::awaitable<result<>> check_publication();
   boost::asio::awaitable<result<>> take_streamed(const postgres::pgoutput::xlog_data& data);
   boost::asio::awaitable<result<>> replay(const postgres::pgoutput::stream_commit& committed, unix_micros sent);
   boost::asio::awaitable<result<>> act(result<assembler::want> wanted);
@@ -126,7 +128,7 @@ private:
   boost::asio::steady_timer timer_;
   boost::asio::steady_timer advanced_;  ///< cancelled when more has been applied
   std::unique_ptr<postgres::replication_stream> stream_;
-  std::unique_ptr<postgres::connection> ordinary_;  ///< beside it, while a round is prepared
+  std::unique_ptr<postgres::connection> ordinary_;  ///< beside it, while something is asked
   slot_keeper::choice slot_;
   std::uint32_t epoch_{};
   std::uint64_t some_xid_{};

@@ -5,7 +5,9 @@
 
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "changes/reader.hpp"
+#include "embedded_sql.hpp"
 
 namespace postbus::changes {
 namespace {
@@ -15,6 +17,7 @@ namespace asio = boost::asio;
 namespace pgoutput = postgres::pgoutput;
 
 constexpr auto room_check = 5ms;
+constexpr auto statement_deadline = 10s;
 
 }  // namespace
 
@@ -71,11 +74,8 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   const bool was_open = assembler_.in_transaction();
   auto wanted = assembler_.take(frame);
   if (!wanted) co_return wanted.error();
-  if (assembler_.republished() && !assembler_.in_transaction()) {
-    slots_.poisoned();
-    co_return error{errc::unavailable,
-                    "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
-  }
+  if (assembler_.republished())
+    if (auto same = co_await check_publication(); !same) co_return same;
   if (!was_open && assembler_.in_transaction()) {
     const auto& last = assembler_.last();
     attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
@@ -85,6 +85,17 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   }
   if (*wanted == assembler::want::nothing) co_return result<>{};
   co_return co_await act(wanted);
+}
+
+/** Anyone can send the message that says so. */
+asio::awaitable<result<>> reader::check_publication() {
+  if (auto opened = co_await open_ordinary(); !opened || stopped_) co_return opened;
+  auto found = co_await ordinary_->query(embedded_sql::find("statements/changes/publication.sql"), {}, statement_deadline);
+  ordinary_.reset();
+  if (!found) co_return found.error();
+  if (number<std::uint32_t>(found->text(0, 0)) == slot_.publication) co_return result<>{};
+  co_return error{errc::unavailable,
+                  "the publication postbus was dropped and made anew: what was committed meanwhile is not in the stream"};
 }
 
 asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data) {
@@ -125,6 +136,7 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
     co_await asio::post(asio::use_awaitable);
     if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
   }
+  if (stopped_) co_return result<>{};  // its end is not here: it will be read again
   co_return co_await act(assembler_.end_streamed());
 }
 
@@ -162,7 +174,7 @@ asio::awaitable<result<>> reader::publish() {
     metrics::add(metrics::counter::events_wal, ready->events().size());
     note_streamed(*ready);
     if (rows_) rows_->before_publish(*ready);
-    room = hub_.publish(std::move(ready)) && kept();
+    room = hub_.publish(std::move(ready), assembler_.midway() ? bus::part::piece : bus::part::whole) && kept();
   }
   if (applied > last_applied_) {
     hub_.advance(applied);

@@ -44,8 +44,11 @@ public:
   /** Fails only when the database cannot be asked; the stream is then made anew. */
   virtual boost::asio::awaitable<result<>> resolve() = 0;
 
-  /** The transaction has committed and `events`, its own in order, have their positions. Of a large one that was streamed it is called piece by piece. */
-  virtual void committed(std::span<bus::event* const> events) = 0;
+  /**
+   * The transaction has committed and `events`, its own in order, have their positions. Of a large one that was streamed it is
+   * called piece by piece. The first `known` of them were handed out before, from a stream that broke.
+   */
+  virtual void committed(std::span<bus::event* const> events, std::size_t known) = 0;
   /** committed() has been told of all of the transaction. */
   virtual void completed() {}
   /** The transaction's events were dropped: it is too large, or the stream ended within it, perhaps behind some pieces. It may come again, whole. */

@@ -70,8 +70,8 @@ boost::asio::awaitable<result<>> row_router::resolve() {
   co_return result<>{};
 }
 
-void row_router::committed(std::span<bus::event* const> events) {
-  for (auto* const each : all_) each->committed(events);
+void row_router::committed(std::span<bus::event* const> events, std::size_t known) {
+  for (auto* const each : all_) each->committed(events, known);
 }
 
 void row_router::completed() {

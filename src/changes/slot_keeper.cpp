@@ -54,13 +54,15 @@ asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordin
   facts.name = found->text(0, 0);
   facts.bounded = found->is_true(0, 1);
   facts.published = found->is_true(0, 2);
-  facts.recorded = found->is_true(0, 3);
-  facts.exists = found->is_true(0, 4);
-  facts.usable = found->is_true(0, 5);
-  facts.lost = found->is_true(0, 6);
-  facts.active_pid = number<int>(found->text(0, 7));
-  facts.confirmed_lsn = number<std::uint64_t>(found->text(0, 8));
-  flushed = number<std::uint64_t>(found->text(0, 9));
+  facts.publication = number<std::uint32_t>(found->text(0, 3));
+  facts.recorded_publication = number<std::uint32_t>(found->text(0, 4));
+  facts.recorded = found->is_true(0, 5);
+  facts.exists = found->is_true(0, 6);
+  facts.usable = found->is_true(0, 7);
+  facts.lost = found->is_true(0, 8);
+  facts.active_pid = number<int>(found->text(0, 9));
+  facts.confirmed_lsn = number<std::uint64_t>(found->text(0, 10));
+  flushed = number<std::uint64_t>(found->text(0, 11));
   co_return facts;
 }
 
@@ -70,6 +72,14 @@ asio::awaitable<result<std::size_t>> slot_keeper::carry_out(postgres::connection
   auto done = co_await ordinary.query(embedded_sql::find(statement), parameters, statement_deadline);
   if (!done) co_return done.error();
   co_return done->size();
+}
+
+asio::awaitable<result<>> slot_keeper::record(postgres::connection& ordinary, const slot_facts& facts) {
+  const auto publication = std::to_string(facts.publication);
+  const parameter parameters[] = {facts.name, publication};
+  auto recorded = co_await ordinary.query(embedded_sql::find("statements/changes/record_slot.sql"), parameters, statement_deadline);
+  if (!recorded) co_return recorded.error();
+  co_return result<>{};
 }
 
 asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connection& ordinary, postgres::replication_stream& stream,
@@ -87,6 +97,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
       resume_lsn = chosen.flushed_lsn;  // what the slot, put back as well, would give again belongs to the old positions
     }
     const auto plan = plan_slot(*facts, past_);
+    chosen.publication = facts->publication;
     if (!plan.why.empty() && plan.why != last_why_) log::warning("changes", "{}", plan.why);
     last_why_ = plan.why;
     switch (plan.next) {
@@ -111,6 +122,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
       }
       case slot_plan::step::copy: {
         chosen.held = facts->name;
+        chosen.publication = facts->recorded_publication;
         auto copied = co_await stream.copy_slot(facts->name, temporary_name());
         if (copied) {
           past_.poisoned = past_.given_up = false;  // that was said of a slot before this one, or its reader will find out
@@ -119,6 +131,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         }
         if (copied.error().code != errc::database) co_return copied.error();
         log::warning("changes", "the slot {} cannot be copied, and a temporary one takes its place: {}", facts->name, copied.error());
+        chosen.publication = facts->publication;
         [[fallthrough]];
       }
       case slot_plan::step::temporary: {
@@ -129,8 +142,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
       case slot_plan::step::go_on: {
         chosen.permanent = true;
         if (!facts->recorded)  // it was made, and its maker died before this
-          if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
-            co_return recorded.error();
+          if (auto recorded = co_await record(ordinary, *facts); !recorded) co_return recorded.error();
         stream.use_slot(facts->name, facts->confirmed_lsn);
         chosen.goes_on = begin_at(stream, resume_lsn);
         reader_pid_ = stream.backend_pid();
@@ -149,8 +161,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
       case slot_plan::step::make: {
         chosen.permanent = true;
         if (auto made = co_await make(ordinary, stream, facts->name, lifetime::permanent); !made) co_return made.error();
-        if (auto recorded = co_await carry_out(ordinary, "statements/changes/record_slot.sql", facts->name); !recorded)
-          co_return recorded.error();
+        if (auto recorded = co_await record(ordinary, *facts); !recorded) co_return recorded.error();
         past_.poisoned = past_.given_up = false;
         reader_pid_ = stream.backend_pid();
         co_return chosen;

@@ -28,6 +28,7 @@ public:
     bool goes_on{};               ///< nothing is missing: what it still holds, or all since `resume_lsn`, comes first
     std::string held{};           ///< the permanent slot, which another session reads
     std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
+    std::uint32_t publication{};  ///< the one under which it brings everything
   };
   /**
    * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged. Where what there
@@ -47,6 +48,8 @@ private:
   boost::asio::awaitable<result<slot_facts>> ask(postgres::connection& ordinary, std::uint64_t& flushed);
   boost::asio::awaitable<result<>> make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name,
                                         postgres::replication_stream::lifetime l);
+  /** That the slot was made. */
+  boost::asio::awaitable<result<>> record(postgres::connection& ordinary, const slot_facts& facts);
   boost::asio::awaitable<std::string> running_writers(postgres::connection& ordinary);
   /** How many rows it gave. */
   boost::asio::awaitable<result<std::size_t>> carry_out(postgres::connection& ordinary, std::string_view statement, std::string parameter);

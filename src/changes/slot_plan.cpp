@@ -33,7 +33,8 @@ slot_plan plan_slot(const slot_facts& facts, const slot_past& past) {
   if (facts.lost)
     return {make_anew,
             fmt::format("the server has invalidated the slot {}: it kept more WAL than max_slot_wal_keep_size allows", facts.name)};
-  if (past.poisoned) return {make_anew, "the publication postbus was dropped: what was committed before it was made again cannot be read"};
+  if (past.poisoned || facts.publication != facts.recorded_publication)
+    return {make_anew, "the publication postbus was dropped: what was committed before it was made again cannot be read"};
   if (past.given_up)
     return {make_anew, fmt::format("the slot {} was given up: it kept the server from removing WAL or dead rows", facts.name)};
   return {go_on, {}};

@@ -12,6 +12,8 @@ struct slot_facts {
   std::string name;
   bool bounded{};    ///< max_slot_wal_keep_size is set
   bool published{};  ///< the publication is there
+  std::uint32_t publication{};           ///< the one that is there
+  std::uint32_t recorded_publication{};  ///< the one that was there before the slot was made
   bool recorded{};   ///< the schema says that the slot was made once
   bool exists{};
   bool usable{};     ///< logical, pgoutput, of this database, not temporary

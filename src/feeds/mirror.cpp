@@ -54,6 +54,7 @@ void mirror::stop() {
 }
 
 void mirror::send(std::string_view channel, std::string payload, bus::position at) {
+  if (hub_.came_before_us(at)) return;  // a gateway before this one may have sent it
   if (queued_bytes_ + payload.size() > settings_.queue_bytes) {
     const auto lost = queue_.size();
     drop_all();

@@ -35,7 +35,7 @@ public:
 
   /** NOTIFY can carry this many bytes. */
   static constexpr std::size_t max_payload = 7'999;
-  /** Queues one notification: a plain channel, at most max_payload bytes of UTF-8 without NUL. */
+  /** Queues one notification: a plain channel, at most max_payload bytes of UTF-8 without NUL. What was committed before this process began is not sent. */
   void send(std::string_view channel, std::string payload, bus::position at);
 
 private:

@@ -289,8 +289,9 @@ void table_feeds::truncate(const changes::transaction& in, const pgoutput::trunc
   }
 }
 
-void table_feeds::committed(std::span<bus::event* const> events) {
+void table_feeds::committed(std::span<bus::event* const> events, std::size_t known) {
   for (auto& p : pending_) {
+    if (p.index < known) continue;  // it was sent on when it was handed out
     const auto at = events[p.index]->at;
     if (p.truncated) {
       p.text += R"(,"truncated":true,"position":")";

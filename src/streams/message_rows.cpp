@@ -55,7 +55,7 @@ void message_rows::internal(const changes::transaction&, std::string_view name, 
 
 boost::asio::awaitable<result<>> message_rows::resolve() { co_return result<>{}; }
 
-void message_rows::committed(std::span<bus::event* const> events) {
+void message_rows::committed(std::span<bus::event* const> events, std::size_t) {
   if (pending_.empty()) return;
   recorder::transaction made{
       .xid = xid_, .epoch = events.front()->at.epoch, .lsn = events.front()->at.lsn, .time = events.front()->time, .messages = {}};

@@ -322,6 +322,55 @@ TEST(feeds, are_mirrored_by_one_gateway_of_two_which_the_other_replaces) {
   one.wait([&] { return !plain.listening; });
 }
 
+TEST(feeds, are_not_mirrored_again_when_they_are_read_again) {
+  database db;
+  db.psql("create table orders(id int primary key, note text); select postbus.watch('orders', notify => 'events')");
+  boost::asio::io_context loop;
+  plain_listener plain{loop, db.url()};
+  const auto wait_in = [&](change_rig& rig, const std::function<bool()>& holds) {
+    rig.wait([&] {
+      loop.restart();
+      loop.poll();
+      return holds();
+    });
+  };
+  {
+    change_rig rig{db, testing_support::permanent};
+    rig.start();
+    wait_in(rig, [&] { return plain.listening; });
+    db.psql("insert into orders values (1)");
+    db.psql("insert into orders values (2)");
+    wait_in(rig, [&] { return plain.heard.size() >= 2; });
+  }
+  db.psql("insert into orders values (3)");  // while there is no gateway
+  change_rig rig{db, [](changes::reader_options& o) {
+                   testing_support::permanent(o);
+                   o.decoding_kib = 64;
+                   o.limits.publish_bytes = 100'000;
+                 }};
+  rig.start();
+  db.psql("insert into orders values (4)");
+  wait_in(rig, [&] { return plain.heard.size() >= 3; });
+  ASSERT_EQ(plain.heard.size(), 3u) << "the slot gave 1 to 3 once more";
+  EXPECT_NE(plain.heard[2].find(R"("id":4)"), std::string::npos);
+
+  // A large transaction that is broken off within begins again with its first row.
+  const auto start = rig.hub.head();
+  const auto rows = [&] { return rig.hub.history("table:public.orders", start, SIZE_MAX).events.size(); };
+  db.psql("insert into orders select g, repeat('x', 500) from generate_series(5, 4004) g");
+  wait_in(rig, [&] { return rows() > 0; });
+  ASSERT_LT(rows(), 4000u);
+  db.psql("select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()");
+  wait_in(rig, [&] { return rows() == 4000; });
+  db.psql("delete from orders where id = 1");
+  wait_in(rig, [&] { return !plain.heard.empty() && plain.heard.back().find("DELETE") != std::string::npos; });
+  EXPECT_GE(rig.reader->status().reconnects, 1u);
+  EXPECT_EQ(plain.heard.size(), 3u + 4000u + 1u);
+  EXPECT_EQ((std::set<std::string>{plain.heard.begin(), plain.heard.end()}).size(), plain.heard.size());
+  plain.stop = true;
+  wait_in(rig, [&] { return !plain.listening; });
+}
+
 TEST(feeds, are_never_shown_under_options_that_cannot_be_seen_yet) {
   testing_support::cluster own;
   database db{own};

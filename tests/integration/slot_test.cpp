@@ -407,6 +407,68 @@ TEST(slot, a_large_transaction_comes_while_it_runs_and_has_the_positions_of_a_sm
   EXPECT_EQ(told(rig, "table:public.t", start), streamed_texts);
 }
 
+TEST(slot, a_forged_word_of_a_new_publication_changes_nothing) {
+  database db;
+  change_rig rig{db, permanent};
+  rig.start();
+  const auto before = rig.hub.head();
+  const auto slot = rig.reader->status().slot;
+  db.psql("select pg_logical_emit_message(true, 'postbus:publication', 'made anew'); select pg_logical_emit_message(false, 'postbus:publication', "
+          "'made anew')");
+  db.psql("select postbus.post('a', 'x')");
+  rig.wait([&] { return !told(rig, "a", before).empty(); });
+  EXPECT_THAT(told(rig, "a", before), ElementsAre("x"));
+  EXPECT_EQ(rig.reader->status().slot, slot);
+  EXPECT_EQ(rig.reader->status().reconnects, 0u);
+}
+
+TEST(slot, a_publication_that_was_made_anew_while_nobody_read_is_a_reset) {
+  database db;
+  bus::position before;
+  {
+    change_rig rig{db, permanent};
+    rig.start();
+    before = rig.hub.head();
+  }
+  db.psql("drop publication postbus; select postbus.post('a', 'unread'); select postbus.repair_publication()");
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_NE(rig.hub.head().epoch, before.epoch);
+  EXPECT_THAT(told(rig, "a", before), ElementsAre("reset"));
+}
+
+TEST(slot, plain_notifications_in_the_midst_of_a_large_transaction_come_behind_it) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.limits.publish_bytes = 20'000;
+                   o.spill.memory = 200'000;
+                 }};
+  rig.start();
+  const auto start = rig.hub.head();
+  db.psql("insert into t select g, repeat('x', 500) from generate_series(1, 6000) g");
+  std::size_t notified = 0, midway = 0;
+  rig.wait([&] {
+    const auto known = places(rig, "table:public.t", start).size();
+    if (known > 0 && known < 6000) ++midway;
+    auto plain = std::make_shared<bus::batch>();
+    plain->add("plain", bus::kind::message, bus::payload_form::text, std::to_string(notified++), {}, 0);
+    rig.hub.publish(std::move(plain));
+    return known == 6000;
+  });
+  ASSERT_GT(midway, 0u) << "it came in pieces, with notifications between them";
+  rig.catch_up(db);
+  EXPECT_EQ(told(rig, "plain", start).size(), notified);
+  // Whoever resumes after any of them gets all rows that were published after it: none is passed over.
+  const auto rows = rig.hub.history("table:public.t", start, SIZE_MAX).events;
+  for (const auto& n : rig.hub.history("plain", start, SIZE_MAX).events) {
+    const auto later = std::ranges::count_if(rows, [&](const auto& row) { return row->seq > n->seq; });
+    EXPECT_EQ(static_cast<std::ptrdiff_t>(places(rig, "table:public.t", n->at).size()), later);
+  }
+}
+
 /** Transactions are streamed early, and at most 400 kB of them are kept. */
 void little_room(reader_options& o) {
   permanent(o);

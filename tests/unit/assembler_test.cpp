@@ -179,13 +179,17 @@ TEST_F(assembling, hands_a_streamed_transaction_out_in_pieces_that_have_their_po
       for (const auto* e : batch->events()) given.push_back(e->at);
   };
   for (int i = 0; i < 10; ++i)
-    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) take_out();
+    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) {
+      take_out();
+      EXPECT_TRUE(assembler_.midway());
+    }
   EXPECT_GT(given.size(), 5u) << "beyond the bound of an ordinary transaction, before its end";
   EXPECT_EQ(assembler_.applied().lsn, 0x200u);
   EXPECT_EQ(assembler_.resume_lsn(), 0x200u);
   EXPECT_EQ(assembler_.take(wire::data(wire::commit(0x270, 0x300, noon))).error().code, errc::protocol);
   ASSERT_TRUE(assembler_.end_streamed());
   take_out();
+  EXPECT_FALSE(assembler_.midway());
   ASSERT_EQ(given.size(), 11u);
   for (std::uint32_t i = 0; i < 10; ++i) EXPECT_EQ(given[i + 1], (position{7, 0x300, i}));
   EXPECT_EQ(assembler_.resume_lsn(), 0x300u);
@@ -204,6 +208,7 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
   assembler_.stop();  // the connection broke
   while (assembler_.committed()) {
   }
+  EXPECT_TRUE(assembler_.midway());
   assembler_.start(7, 0x100, 741, 150020);
   ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
   std::vector<std::uint32_t> again;
@@ -213,8 +218,10 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
   };
   for (int i = 0; i < 5; ++i)
     if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) take_out();
+  EXPECT_TRUE(assembler_.midway());
   ASSERT_TRUE(assembler_.end_streamed());
   take_out();
+  EXPECT_FALSE(assembler_.midway());
   ASSERT_EQ(again.size(), 5 - given);
   EXPECT_EQ(again.front(), given);
   EXPECT_EQ(again.back(), 4u);
@@ -255,7 +262,7 @@ TEST(assembler_rows, keep_what_events_were_made_from_when_an_open_transaction_mo
     void internal(const transaction&, std::string_view, std::string_view) override {}
     bool wants_to_resolve() const override { return false; }
     boost::asio::awaitable<result<>> resolve() override { co_return result<>{}; }
-    void committed(std::span<bus::event* const>) override {}
+    void committed(std::span<bus::event* const>, std::size_t) override {}
     void abandoned() override {}
     std::shared_ptr<const void> held = std::make_shared<int>(1);
   } rows;
@@ -309,8 +316,9 @@ public:
   }
   bool wants_to_resolve() const override { return wants; }
   boost::asio::awaitable<result<>> resolve() override { co_return result<>{}; }
-  void committed(std::span<bus::event* const> events) override {
+  void committed(std::span<bus::event* const> events, std::size_t known) override {
     said += "committed:";
+    if (known > 0) said += std::to_string(known) + " known ";
     for (const auto* e : events) said += std::to_string(e->at.index) + '@' + std::to_string(e->at.lsn) + ' ';
   }
   void abandoned() override { said += "abandoned "; }

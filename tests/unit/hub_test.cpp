@@ -263,6 +263,68 @@ TEST_F(bus_fixture, plain_notifications_get_the_last_lsn_and_an_index_of_their_o
   EXPECT_EQ(hub_.head(), (position{epoch, 102, 0}));
 }
 
+TEST_F(bus_fixture, plain_notifications_wait_for_the_end_of_a_transaction_that_comes_in_pieces) {
+  reader r;
+  shard_.subscribe(r, 0, "a", from_now{});
+  const auto publish = [&](std::string_view payload, position at, part of_last) {
+    auto one = std::make_shared<batch>();
+    one->add("a", kind::message, payload_form::text, payload, at, 0);
+    hub_.publish(one, of_last);
+  };
+  const auto resumed_after = [&](std::string_view payload) {
+    for (const auto& e : hub_.history("a", from_beginning{}, 100).events)
+      if (e->payload == payload) return texts(hub_.history("a", e->at, 100));
+    return std::string{"it is not there"};
+  };
+  publish("1", {epoch, 200, 0}, part::piece);
+  publish("plain", {}, part::whole);
+  hub_.advance({epoch, 150, 0});  // what was applied before it
+  publish("2", {epoch, 200, 1}, part::piece);
+  publish("plain too", {}, part::whole);
+  turn();
+  EXPECT_EQ(r.got, "1;2;");
+  publish("3", {epoch, 200, 2}, part::whole);
+  turn();
+  EXPECT_EQ(r.got, "1;2;3;plain;plain too;");
+  EXPECT_EQ(resumed_after("1"), "2 3 plain plain too ");
+  EXPECT_EQ(resumed_after("plain"), "plain too ");
+  publish("at once", {}, part::whole);
+  turn();
+  EXPECT_EQ(resumed_after("plain too"), "at once ");
+
+  // Where its last piece brings no event, the commit ends it; where the rest of it is lost, what tells of that.
+  publish("4", {epoch, 300, 0}, part::piece);
+  publish("behind 4", {}, part::whole);
+  hub_.advance({epoch, 300, position::end_of_commit});
+  EXPECT_EQ(resumed_after("4"), "behind 4 ");
+  publish("5", {epoch, 400, 0}, part::piece);
+  publish("behind 5", {}, part::whole);
+  hub_.announce_gap({epoch, 300, position::end_of_commit}, {epoch, 450, position::end_of_commit}, "reconnect");
+  EXPECT_EQ(resumed_after("5"), "gap behind 5 ");
+  publish("6", {epoch, 500, 0}, part::piece);
+  publish("in another epoch", {}, part::whole);
+  hub_.announce_reset({epoch + 1, 50, 0}, "epoch");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0}, 10)), "in another epoch ");
+}
+
+TEST_F(bus_fixture, plain_notifications_that_would_wait_beyond_the_bound_are_told_as_a_gap) {
+  hub small{{.history_bytes = 1 << 20, .inbox_bytes = 4096}};
+  small.begin({epoch, 100, 0});
+  const auto publish = [&](std::string_view payload, position at, part of_last) {
+    auto one = std::make_shared<batch>();
+    one->add("a", kind::message, payload_form::text, payload, at, 0);
+    small.publish(one, of_last);
+  };
+  publish("1", {epoch, 200, 0}, part::piece);
+  for (int i = 0; i < 100; ++i) publish(std::string(100, 'x'), {}, part::whole);
+  publish("last", {}, part::whole);
+  publish("2", {epoch, 200, 1}, part::whole);
+  const auto told = texts(small.history("a", position{epoch, 200, 0}, 1000));
+  EXPECT_TRUE(told.starts_with("2 gap x")) << told;
+  EXPECT_TRUE(told.ends_with(" last "));
+  EXPECT_LT(told.size(), 4096u);
+}
+
 TEST_F(bus_fixture, a_position_that_another_process_gave_a_notification_is_answered_with_a_gap) {
   auto plain = std::make_shared<batch>();
   plain->add("a", kind::message, payload_form::text, "plain", {}, 0);

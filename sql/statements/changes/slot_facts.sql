@@ -1,7 +1,9 @@
 -- The slot that a permanent reader of this database uses: one per database, since slots belong to the whole server.
 select 'postbus_' || d.oid,
        (select setting <> '-1' from pg_settings where name = 'max_slot_wal_keep_size'),
-       exists (select from pg_publication p where p.pubname = 'postbus'),
+       p.oid is not null,
+       coalesce(p.oid, 0),
+       coalesce(m.publication, p.oid, 0),
        m.slot is not null,
        s.slot_name is not null,
        coalesce(s.slot_type = 'logical' and s.plugin = 'pgoutput' and s.database = d.datname and not s.temporary, false),
@@ -10,5 +12,6 @@ select 'postbus_' || d.oid,
        coalesce(s.confirmed_flush_lsn - '0/0'::pg_lsn, 0)::bigint,
        pg_current_wal_flush_lsn() - '0/0'::pg_lsn
 from pg_database d cross join postbus.meta m
+left join pg_publication p on p.pubname = 'postbus'
 left join pg_replication_slots s on s.slot_name = 'postbus_' || d.oid
 where d.datname = current_database()
