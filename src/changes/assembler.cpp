@@ -121,19 +121,18 @@ void assembler::take_row(const pgoutput::change& change) {
   ordinal_ += changes;
 }
 
-/**
- * A change makes at most as many events as it has ordinals, and behind each perhaps one that tells of new columns: that shares
- * the position of its change, because another process, which did not know the old columns, would not make it.
- */
 void assembler::number_new_events(std::size_t before) {
-  auto index = ordinal_;
-  for (auto* const e : batch_->events().subspan(before)) e->at.index = e->kind == bus::kind::schema ? index - 1 : index++;
+  for (auto* const e : batch_->events().subspan(before)) e->at.index += ordinal_;
+}
+
+std::uint64_t assembler::widened(std::uint32_t xid) const {
+  // Live transaction ids lie within 2^31 of each other.
+  return wide_xid_ +
+         static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
 }
 
 void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent) {
-  // Live transaction ids lie within 2^31 of each other.
-  wide_xid_ +=
-      static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(xid - static_cast<std::uint32_t>(wide_xid_))));
+  wide_xid_ = widened(xid);
   last_ = {commit_time, sent};
   open_ = true;
   dropping_ = mended_ = false;
@@ -213,7 +212,7 @@ void assembler::take_message(const pgoutput::message& m) {
   const auto before = batch_->events().size();
   take_text(m);
   number_new_events(before);
-  if (m.transactional) ++ordinal_;
+  if (m.transactional && m.prefix.starts_with(prefix)) ++ordinal_;
 }
 
 void assembler::take_text(const pgoutput::message& m) {

@@ -18,8 +18,9 @@ namespace postbus::changes {
  * the server streamed (changes::streamed_transactions) the end is known before its first change is taken here: its events
  * may be handed out in pieces.
  *
- * An event's index is the ordinal of its change within the transaction. Changes that make no event count too, so that the
- * same change has the same position whenever it is read again, whatever is watched by then.
+ * An event's index is the ordinal of its change within the transaction; of one that concerns several tables each has an ordinal.
+ * Changes that make no event count too, so that the same change has the same position whenever it is read again, whatever is
+ * watched by then. Messages of others do not count: the server streams those that were rolled back to a savepoint, too.
  *
  * Bounds: a batch asks to be taken at `publish_bytes`. A transaction of unknown end whose events would hold more than
  * `transaction_bytes` is not delivered: its events are dropped and the caller is told of the loss at its commit.
@@ -77,6 +78,9 @@ public:
   bool in_transaction() const { return open_; }
   /** Of the transaction that was begun last. */
   std::uint64_t xid() const { return now_.xid; }
+
+  /** The wide transaction id of a live transaction. */
+  std::uint64_t widened(std::uint32_t xid) const;
 
   /** The commit read last, by the server's clock: when it was made, and when its first frame was sent. */
   struct arrival {

@@ -32,9 +32,11 @@ void attendant::stop() {
   if (session_) session_->close();  // it may wait for somebody's lock
 }
 
-void attendant::slot(std::string name, std::string held) {
+void attendant::slot(std::string name, std::string held, std::uint64_t awaited) {
   slot_ = std::move(name);
   held_ = std::move(held);
+  awaited_.reset();
+  if (awaited != 0) awaited_ = std::to_string(awaited);
   next_health_ = {};
   timer_.cancel();
 }
@@ -132,7 +134,7 @@ asio::awaitable<result<>> attendant::ask_what_is_visible(postgres::connection& s
 }
 
 asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
-  const parameter parameters[] = {slot_, held_};
+  const parameter parameters[] = {slot_, held_, awaited_ ? parameter{*awaited_} : parameter{}};
   auto health = co_await session.query(embedded_sql::find("statements/changes/slot_health.sql"), parameters, statement_deadline);
   if (!health) co_return health.error().code == errc::database ? result<>{} : result<>{health.error()};
   slot_health found;
@@ -142,7 +144,8 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
              .xmin_age = number<std::uint64_t>(health->text(0, 1)),
              .at_lsn = number<std::uint64_t>(health->text(0, 5)),
              .epoch = number<std::uint32_t>(health->text(0, 6)),
-             .feeds_fault = std::string{health->text(0, 3)}};
+             .feeds_fault = std::string{health->text(0, 3)},
+             .rolled_back = health->is_true(0, 7)};
   if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
   metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));

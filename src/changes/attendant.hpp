@@ -36,8 +36,11 @@ public:
   boost::asio::awaitable<void> run();
   void stop();
 
-  /** The slot to look after; empty while there is none. `held`: the permanent one that another session holds; see slot_health::free_from. */
-  void slot(std::string name, std::string held = {});
+  /**
+   * The slot to look after; empty while there is none. `held`: the permanent one that another session holds; see slot_health::free_from.
+   * `awaited`: a transaction, by its wide id, of which slot_health tells whether it was rolled back; 0: none.
+   */
+  void slot(std::string name, std::string held = {}, std::uint64_t awaited = 0);
   /** A commit was read; see flush_policy::arrived. */
   void arrived(steady::duration after, bool caught_up);
   /** The visibility may have a question earlier than it said. */
@@ -54,6 +57,7 @@ private:
   settings settings_;
   flush_policy policy_;
   std::string slot_, held_;
+  std::optional<std::string> awaited_;
   boost::asio::steady_timer timer_;
   std::unique_ptr<postgres::connection> session_;
   steady::time_point next_health_{}, sleeping_until_{};

@@ -137,7 +137,7 @@ asio::awaitable<result<>> reader::stream_once() {
   options.slot_deadline = options_.slot_deadline;
   options.pulse = options_.pulse;
   options.decoding_kib = options_.decoding_kib;
-  options.in_blocks = !doubtful_;
+  options.in_blocks = doubtful_ == 0;
   auto opened = co_await postgres::replication_stream::open(std::move(options));
   if (!opened) co_return opened.error();
   stream_ = std::make_unique<postgres::replication_stream>(std::move(*opened));
@@ -155,7 +155,7 @@ asio::awaitable<result<>> reader::stream_once() {
   if (!started) co_return started;
   announce_start();
   retry_.succeeded();
-  attendant_.slot(stream_->slot(), slot_.held);
+  attendant_.slot(stream_->slot(), slot_.held, doubtful_);
   {
     const std::scoped_lock lock{guard_};
     status_.slot = stream_->slot();
@@ -171,7 +171,7 @@ asio::awaitable<result<>> reader::stream_once() {
   caught_up_ = false;
   const auto whole = doubtful_;
   auto ended = co_await follow();
-  if (whole == doubtful_) doubtful_.reset();  // if it is still to come, it is found doubtful again
+  if (whole == doubtful_) doubtful_ = 0;  // if it is still to come, it is found doubtful again
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {
@@ -260,6 +260,10 @@ void reader::measured(const slot_health& health) {
     status_.feeds_problem.clear();
   } else if (status().feeds_problem.empty()) {
     log::warning("changes", "{}: the feeds are mended, and what they lack is told as a gap", health.feeds_fault);
+  }
+  if (health.rolled_back) {  // it will not come: from here on in blocks again
+    moves_over_ = true;
+    if (stream_) stream_->wake();
   }
   asked_at_ = health.at_lsn;
   if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {

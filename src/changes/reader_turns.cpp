@@ -28,8 +28,7 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
-    if (doubtful_ && slot_.permanent && static_cast<std::uint32_t>(assembler_.xid()) == *doubtful_ && !assembler_.in_transaction())
-      co_return result<>{};  // it has come: from here on in blocks again
+    if (moves_over_) break;
     // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
     const auto acknowledged = acknowledge();
     if (slot_.permanent) stream_->applied(assembler_.resume_lsn(), acknowledged);
@@ -76,6 +75,7 @@ asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   if (!wanted) co_return wanted.error();
   if (assembler_.republished())
     if (auto same = co_await check_publication(); !same) co_return same;
+  if (was_open && !assembler_.in_transaction() && assembler_.xid() == doubtful_) moves_over_ = true;  // it has come: in blocks again
   if (!was_open && assembler_.in_transaction()) {
     const auto& last = assembler_.last();
     attendant_.arrived(std::chrono::microseconds{last.sent - last.committed}, caught_up_);
@@ -105,7 +105,8 @@ asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data)
   if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
   if (const auto* abort = std::get_if<pgoutput::stream_abort>(&*change); abort && !streamed_.abort(*abort)) {
     // pgoutput names the subtransaction of a row, but not of a message (its pgoutput_message): what is undone cannot be told apart.
-    doubtful_ = abort->xid;
+    // A temporary slot begins behind it anyway, and the gap tells of it.
+    if (slot_.permanent || !slot_.held.empty()) doubtful_ = assembler_.widened(abort->xid);
     co_return error{errc::unavailable, "a large transaction posted and rolled a part back: it will be read again at its commit"};
   }
   if (const auto* commit = std::get_if<pgoutput::stream_commit>(&*change)) co_return co_await replay(*commit, data.sent);

@@ -20,7 +20,7 @@ struct transaction {
 
 /**
  * What a feature does with the rows of the stream; it appends events to the batch it is given. Their position is set
- * when the transaction's commit is read. All calls come on the reader's executor, in stream order, never two at a time.
+ * when the transaction's commit is read; until then its index is 0, or of a truncate the number of its table there. All calls come on the reader's executor, in stream order, never two at a time.
  */
 class row_handler {
 public:

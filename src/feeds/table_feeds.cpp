@@ -189,12 +189,12 @@ table_feeds::table* table_feeds::find(std::uint32_t relation) {
  * Tells that the columns have changed, where that is due: behind the change by which it was noticed, so that who resumes after
  * their common position has all rows.
  */
-void table_feeds::announce(table& t, const changes::transaction& in, bus::batch& out) {
+void table_feeds::announce(table& t, const changes::transaction& in, bus::batch& out, std::uint32_t number) {
   if (t.columns_json.empty()) return;
   const auto& d = *t.description;
   json_.assign(d.head, 0, d.head.size() - std::string_view{R"("action":")"}.size());
   json_ += std::exchange(t.columns_json, {});
-  auto& made = out.add(d.channel, bus::kind::schema, bus::payload_form::json, json_, {}, in.time);
+  auto& made = out.add(d.channel, bus::kind::schema, bus::payload_form::json, json_, {.index = number}, in.time);
   keep_change(made, {.kind = bus::kind::schema}, t.description, out);
 }
 
@@ -206,8 +206,8 @@ void table_feeds::open(const table& t, std::string_view action) {
   left_out_.clear();
 }
 
-/** Ends the payload behind `data` (and `old`), and adds the event. */
-void table_feeds::close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out) {
+/** Ends the payload behind `data` (and `old`), and adds the event: of the change's table that has this number in it. */
+void table_feeds::close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out, std::uint32_t number) {
   const auto& d = *t.description;
   if (!left_out_.empty()) {
     json_ += R"(,"unchanged":[)";
@@ -218,7 +218,7 @@ void table_feeds::close(table& t, const row_change& change, const changes::trans
   char digits[20];
   json_.append(digits, std::to_chars(digits, digits + sizeof digits, in.xid).ptr);
   json_ += '}';
-  auto& event = out.add(d.channel, change.kind, bus::payload_form::json, json_, {}, in.time);
+  auto& event = out.add(d.channel, change.kind, bus::payload_form::json, json_, {.index = number}, in.time);
   keep_change(event, change, t.description, out);
   if (t.notify.empty() || !mirror_) return;
 
@@ -278,14 +278,15 @@ void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete
 }
 
 void table_feeds::truncate(const changes::transaction& in, const pgoutput::truncate& change, bus::batch& out) {
-  for (auto relations = change.relations(); const auto id = relations.next();) {
+  std::uint32_t number = 0;
+  for (auto relations = change.relations(); const auto id = relations.next(); ++number) {
     auto* const t = find(*id);
     if (!t) continue;
     open(*t, "TRUNCATE");
     json_ += "null";
     data_end_ = json_.size();
-    close(*t, {.kind = bus::kind::truncate}, in, out);
-    announce(*t, in, out);
+    close(*t, {.kind = bus::kind::truncate}, in, out, number);
+    announce(*t, in, out, number);
   }
 }
 

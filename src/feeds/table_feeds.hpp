@@ -58,9 +58,9 @@ private:
   struct pending;
   table* find(std::uint32_t relation);
   void apply_options(table& t);
-  void announce(table& t, const changes::transaction& in, bus::batch& out);
+  void announce(table& t, const changes::transaction& in, bus::batch& out, std::uint32_t number = 0);
   void open(const table& t, std::string_view action);
-  void close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out);
+  void close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out, std::uint32_t number = 0);
 
   std::unique_ptr<catalog> catalog_;
   mirror* mirror_;

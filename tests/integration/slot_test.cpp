@@ -469,6 +469,72 @@ TEST(slot, plain_notifications_in_the_midst_of_a_large_transaction_come_behind_i
   }
 }
 
+std::uint64_t streamed_so_far(const database& db) {
+  return std::stoull(db.psql(
+      "select coalesce(sum(stream_txns), 0) from pg_stat_replication_slots join pg_replication_slots s using (slot_name) where s.database = "
+      "current_database()"));
+}
+
+TEST(slot, large_transactions_are_streamed_again_after_one_in_doubt_was_rolled_back) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.look_after = 50ms;
+                 }};
+  rig.start();
+  const auto start = rig.hub.head();
+  const auto insert = [](int from) {
+    return fmt::format("insert into t select g, repeat('x', 500) from generate_series({}, {}) g; ", from, from + 999);
+  };
+  session writer{db.url()};
+  writer.psql("begin; savepoint one; select postbus.post('a', 'undone'); " + insert(1) + "rollback to one; " + insert(1));
+  rig.wait([&] { return rig.reader->status().reconnects == 1 && rig.reader->status().ready(); });
+  const auto before = streamed_so_far(db);
+  db.psql(insert(10'000));
+  rig.wait([&] { return places(rig, "table:public.t", start).size() == 1000; });
+  EXPECT_EQ(streamed_so_far(db), before) << "the one in doubt is to come whole, and so is every other";
+  writer.psql("rollback");
+  int from = 20'000;
+  rig.wait([&] {
+    if (streamed_so_far(db) == before) db.psql(insert(from += 1'000));
+    return streamed_so_far(db) > before;
+  });
+  rig.catch_up(db);
+  EXPECT_EQ(places(rig, "table:public.t", start).size(), 1000u + static_cast<std::size_t>(from - 20'000));
+  EXPECT_EQ(told(rig, "a", start).size(), 0u);
+}
+
+TEST(slot, positions_are_the_same_whatever_others_rolled_back_or_is_watched_by_then) {
+  database db;
+  db.psql(
+      "create table t(id int primary key, v text); create table left_out(id int primary key); select postbus.watch('t'), "
+      "postbus.watch('left_out')");
+  bus::position start;
+  std::vector<bus::position> first;
+  {
+    change_rig rig{db, [](reader_options& o) {
+                     permanent(o);
+                     o.decoding_kib = 64;
+                   }};
+    rig.start();
+    start = rig.hub.head();
+    db.psql(
+        "begin; insert into t select g, repeat('x', 500) from generate_series(1, 500) g; savepoint one; select "
+        "pg_logical_emit_message(true, 'of somebody', 'undone'); rollback to one; insert into t values (1000, ''); commit");
+    EXPECT_GT(streamed_so_far(db), 0u);
+    db.psql("begin; truncate left_out, t; insert into t values (1, ''); commit");
+    rig.wait([&] { return places(rig, "table:public.t", start).size() == 503; });
+    EXPECT_EQ(rig.reader->status().reconnects, 0u);
+    first = places(rig, "table:public.t", start);
+  }
+  db.psql("select postbus.unwatch('left_out')");
+  change_rig rig{db, permanent};
+  rig.start();
+  EXPECT_EQ(places(rig, "table:public.t", start), first);
+}
+
 /** Transactions are streamed early, and at most 400 kB of them are kept. */
 void little_room(reader_options& o) {
   permanent(o);

@@ -157,15 +157,15 @@ TEST_F(assembling, an_index_is_the_ordinal_of_its_change_whether_or_not_others_m
   feed(wire::relation(1, "public", "unwatched", {{"id", 23, true}}));
   feed(wire::insert(1, {"1"}));
   feed(wire::message("other:prefix", ""));
-  feed(wire::message("postbus:t:a", "third"));
+  feed(wire::message("postbus:t:a", "second"));
   feed(wire::message("postbus:t:a", "no change of this transaction", false));
   feed(wire::truncate({1, 2}));
-  feed(wire::message("postbus:t:a", "sixth"));
+  feed(wire::message("postbus:t:a", "fifth"));
   feed(wire::commit(0x270, 0x300, noon));
   const auto batch = assembler_.committed();
   ASSERT_EQ(batch->events().size(), 2u);
-  EXPECT_EQ(batch->events()[0]->at, (position{7, 0x300, 2}));
-  EXPECT_EQ(batch->events()[1]->at, (position{7, 0x300, 5}));
+  EXPECT_EQ(batch->events()[0]->at, (position{7, 0x300, 1}));
+  EXPECT_EQ(batch->events()[1]->at, (position{7, 0x300, 4}));
 }
 
 TEST_F(assembling, hands_a_streamed_transaction_out_in_pieces_that_have_their_positions) {
