@@ -466,7 +466,7 @@ begin
     select g.stream, count(*)::int as count, string_agg(int8send($1) || int4send(0) || int4send(octet_length(m.payload)) ||
              int8send((extract(epoch from m.posted_at) * 1000000)::bigint) || int8send(m.id), ''::bytea order by m.id) as entries
     from postbus.stream_segments g, (select r.*, (row_number() over (order by r.id) - 1) / 4096 as batch from postbus.messages r
-          where r.segment = %1$s and r.id <> all ($2) and not exists (
+          where r.segment = %1$s and not exists (select from unnest($2) k (id) where k.id = r.id) and not exists (
             select from postbus.stream_positions p, generate_series(0, p.count - 1) k
             where p.segment = %1$s and ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint = r.id)) m
     where g.segment = %1$s
@@ -494,4 +494,5 @@ begin
     from (select o.id, 1 + sum(o.count) over (partition by o.stream order by o.id) - o.count as before from postbus.stream_positions o) n
     where p.id = n.id and p.epoch <> now_epoch;
   update postbus.stream_channels s set dropped_to = postbus.place(from_lsn, 0) where s.dropped_to is not null;
+  update postbus.stream_recorder set epoch = now_epoch, lsn = from_lsn, settled = false;  -- so that this is done once
 end $$;

@@ -63,6 +63,8 @@ void recorder::stop() {
   timer_.cancel();
   progress_.cancel();
   maintain_timer_.cancel();
+  for (auto* const session : {session_.get(), maintaining_.get()})
+    if (session != nullptr) session->close();  // it may wait for somebody's lock
 }
 
 asio::awaitable<void> recorder::sleep(steady::duration longest) {
@@ -71,8 +73,10 @@ asio::awaitable<void> recorder::sleep(steady::duration longest) {
 }
 
 asio::awaitable<void> recorder::progress(steady::duration longest) {
-  // Waiters share the timer: each moves its end to its own, none of them late by more than another's patience.
-  progress_.expires_after(longest);
+  asio::steady_timer limit{progress_.get_executor(), longest};
+  limit.async_wait([this](boost::system::error_code ended) {
+    if (!ended) progress_.cancel();  // of all waiters: who was promised longer waits again
+  });
   co_await progress_.async_wait(asio::as_tuple(asio::use_awaitable));
 }
 
@@ -143,7 +147,12 @@ void recorder::let_go(const transaction& one) {
 }
 
 void recorder::missed(const bus::position& at) {
-  if (at.lsn <= last_lsn_ || (mark_.epoch == epoch_ && at.lsn <= mark_.lsn)) return;
+  if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn == at.lsn) {  // it was begun once, and its rest will not come either
+    let_go(queue_.back());
+    queue_.pop_back();
+  } else if (at.lsn <= last_lsn_ || (mark_.epoch == epoch_ && at.lsn <= mark_.lsn)) {
+    return;
+  }
   last_lsn_ = at.lsn;
   start_ = at;  // as if the stream began behind it
   settled_ = false;
@@ -171,9 +180,9 @@ bus::position recorder::recorded() const {
 }
 
 std::uint64_t recorder::recorded_lsn() const {
-  if (!leading_) return UINT64_MAX;
   if (!written_.empty()) return written_.front().lsn - 1;
   if (!queue_.empty()) return queue_.front().lsn - 1;
+  if (!leading_) return UINT64_MAX;
   // A slot that is not let past what is noted begins there: the next holder need not look for messages that nobody saw.
   return settled_ && !worth_a_note() ? mark_.lsn : UINT64_MAX;
 }
@@ -184,10 +193,16 @@ asio::awaitable<void> recorder::run() {
   postgres::backoff retry{std::random_device{}()};
   while (!stopped_) {
     auto session = co_await postgres::connection::open(
-        {.conninfo = settings_.conninfo, .application_name = "postbus streams", .session_options = "-c synchronous_commit=off"});
+        {.conninfo = settings_.conninfo,
+         .application_name = "postbus streams",
+         // The server gives the streams' lock back soon where this process, or its machine, is not there any more.
+         .session_options = "-c synchronous_commit=off -c client_connection_check_interval=1s -c tcp_keepalives_idle=10 "
+                            "-c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"});
     if (session && !stopped_) {
       retry.succeeded();
-      auto ended = co_await serve(*session);
+      session_ = std::make_unique<postgres::connection>(std::move(*session));
+      auto ended = co_await serve(*session_);
+      session_.reset();
       leading_ = settled_ = mark_.settled = false;  // a crash of the server may have taken the mark back
       flushing_ = flushing_wal_ = 0;
       if (ended || stopped_) continue;
@@ -232,6 +247,7 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
     if (settings_.gather.count() > 0 && !asked_) {
       const auto until = steady::now() + settings_.gather;
       while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
+      if (needs_settling()) continue;
     }
     auto written = co_await write(session, UINT64_MAX);
     if (!written) co_return written;
@@ -284,11 +300,13 @@ asio::awaitable<result<>> recorder::read_mark(postgres::connection& session) {
 
 /** Writes the longest run from the queue's front that everybody can see by now, up to that LSN. */
 asio::awaitable<result<>> recorder::write(postgres::connection& session, std::uint64_t up_to) {
+  const auto begun = begun_;
   auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
   if (!seen) co_return seen.error();
   forget_durable(*seen, 1);
   const auto visible = changes::snapshot::parse(seen->text(0, 0));
   if (!visible) co_return visible.error();
+  if (begun != begun_) co_return result<>{};  // what has been published since does not say that all is written down
   const auto epoch = epoch_;
   const bool asked = std::exchange(asked_, false);
   std::vector<place_run> runs;
@@ -351,13 +369,18 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
 asio::awaitable<void> recorder::maintain() {
   auto noted_at = steady::now();
   while (!stopped_) {
-    auto session = co_await postgres::connection::open({.conninfo = settings_.conninfo, .application_name = "postbus streams maintenance"});
+    auto session = co_await postgres::connection::open(
+        {.conninfo = settings_.conninfo,
+         .application_name = "postbus streams maintenance",
+         // Posters wait for its locks: no standby is waited for with them.
+         .session_options = "-c synchronous_commit=local -c client_connection_check_interval=1s"});
+    if (session) maintaining_ = std::make_unique<postgres::connection>(std::move(*session));
     if (session && leading_) {
-      auto done = co_await session->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);
-      if (!done) log::warning("streams", "old messages could not be dropped: {}", done.error());
+      auto done = co_await maintaining_->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);
+      if (!done && !stopped_) log::warning("streams", "old messages could not be dropped: {}", done.error());
     }
     if (session && !stopped_) {
-      auto found = co_await session->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
+      auto found = co_await maintaining_->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
       if (found) {
         summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
         metrics::set(metrics::gauge::streams, number<std::int64_t>(found->text(0, 1)));
@@ -366,6 +389,7 @@ asio::awaitable<void> recorder::maintain() {
         metrics::set(metrics::gauge::streams_past_bytes, number<std::int64_t>(found->text(0, 4)));
       }
     }
+    maintaining_.reset();
     measure_lag();
     // So that the next holder need not look for messages that nobody saw.
     if (leading_ && settled_ && queue_.empty() && worth_a_note() && steady::now() - noted_at >= settings_.note &&

@@ -74,7 +74,7 @@ public:
   bus::position recorded() const;
   /**
    * As a plain LSN: a transaction that ends after it may have to be read again to be written down; see reader_options::recorded.
-   * UINT64_MAX while that bounds nothing, and while it is another gateway that writes.
+   * UINT64_MAX while that bounds nothing.
    */
   std::uint64_t recorded_lsn() const;
   /** False: what waits to be written down is as much as may be held. True in the midst of a transaction and wherever writing itself waits for more to be read. */
@@ -113,6 +113,7 @@ private:
   settings settings_;
   const bus::hub& hub_;
   boost::asio::steady_timer timer_, progress_, maintain_timer_;
+  std::unique_ptr<postgres::connection> session_, maintaining_;  ///< while run() and maintain() have theirs
   std::uint32_t epoch_{};
   bus::position start_{};  ///< all after it has come, or will
   std::uint64_t last_lsn_{};  ///< of the last transaction taken; what comes again is passed over

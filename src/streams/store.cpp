@@ -125,6 +125,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
   }
   // page.sql leaves no run out before these bounds are reached.
   out.end = ahead || (!full && runs->size() < most_runs && seen < most + most_of_a_run);
+  if (places.empty() && !out.end) co_return error{errc::database, "the positions of the stream's messages are damaged"};
 
   boost::unordered_flat_map<std::int32_t, std::vector<std::uint64_t>> by_segment;
   for (const auto& p : places) by_segment[p.segment].push_back(p.what.id);

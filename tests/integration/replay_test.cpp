@@ -210,11 +210,29 @@ TEST(replay, makes_the_server_keep_what_is_not_written_down_whatever_the_window_
   rig.wait([&] { return is_acknowledged(db, rig, place_of(delivered[1])); });
 }
 
-TEST(replay, makes_a_gateway_that_does_not_write_hold_no_wal) {
+/** Commits wait for a standby that is not there, until it is forgotten: also when the test fails. */
+class absent_standby {
+public:
+  explicit absent_standby(testing_support::cluster& on) : on_{on} {
+    on_.psql("alter system set synchronous_standby_names = 'nobody'");
+    on_.psql("select pg_reload_conf()");
+  }
+  absent_standby(const absent_standby&) = delete;
+  ~absent_standby() { forget(); }
+  void forget() const {
+    on_.psql("alter system reset synchronous_standby_names");
+    on_.psql("select pg_reload_conf()");
+  }
+
+private:
+  testing_support::cluster& on_;
+};
+
+TEST(replay, makes_the_server_keep_what_another_gateway_has_not_written_down_yet) {
   database db;
   db.psql("select postbus.create_stream('s')");
-  session holder{db.url()};
-  holder.psql("select pg_advisory_lock(1886352244, 1937011309)");
+  auto holder = std::make_unique<session>(db.url());
+  holder->psql("select pg_advisory_lock(1886352244, 1937011309)");
   change_rig rig{db, [](changes::reader_options& o) {
                    permanent(o);
                    o.window = {.age = 0s, .bytes = 0};
@@ -222,10 +240,107 @@ TEST(replay, makes_a_gateway_that_does_not_write_hold_no_wal) {
   rig.start();
   db.psql("select postbus.post('s', 'for the holder to write down')");
   rig.payloads("s", 1);
-  EXPECT_FALSE(rig.recorder->idle());
-  rig.wait([&] { return is_acknowledged(db, rig, rig.events("s")[0]->at); });
+  const auto at = rig.events("s")[0]->at;
+  for (int i = 0; i < 20; ++i) {
+    db.psql("select postbus.post('a', 'kept nowhere')");
+    rig.payloads("a", static_cast<std::size_t>(i) + 1);
+    rig.wait([until = steady::now() + 25ms] { return steady::now() >= until; });
+    ASSERT_FALSE(is_acknowledged(db, rig, at));
+  }
   EXPECT_FALSE(rig.recorder->leading());
   EXPECT_FALSE(rig.recorder->idle());
+  holder.reset();  // it has written nothing
+  rig.wait([&] { return is_acknowledged(db, rig, at); });
+  EXPECT_TRUE(rig.recorder->leading());
+  EXPECT_TRUE(rig.recorder->idle());
+}
+
+TEST(replay, leaves_no_statement_waiting_with_the_lock_when_a_gateway_goes) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db};
+  rig.start();
+  rig.wait([&] { return rig.recorder->leading(); });
+  rig.catch_up_and_record(db);
+  session blocker{db.url()};
+  blocker.psql("begin; lock table postbus.stream_positions in exclusive mode");
+  db.psql("select postbus.post('s', 'x')");
+  const auto sessions = [&](std::string_view also) {
+    return db.psql(fmt::format(
+        "select count(*) from pg_stat_activity where application_name = 'postbus streams' and datname = current_database() {}", also));
+  };
+  rig.wait([&] { return sessions("and wait_event_type = 'Lock'") == "1"; });
+  rig.stop();
+  rig.wait([&] { return sessions("") == "0"; });
+}
+
+TEST(replay, wakes_those_who_wait_for_it_when_there_is_more_and_not_all_the_time) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db};
+  rig.start();
+  rig.wait([&] { return rig.recorder->leading(); });
+  std::size_t woken = 0, waiting = 0;
+  std::atomic<bool> stop{};
+  for (int i = 0; i < 3; ++i)
+    boost::asio::co_spawn(
+        rig.loop,
+        [&]() -> boost::asio::awaitable<void> {
+          ++waiting;
+          for (; !stop; ++woken) co_await rig.recorder->progress(1h);
+          --waiting;
+        },
+        boost::asio::detached);
+  rig.wait([&] { return waiting == 3; });
+  db.psql("select postbus.post('s', 'x')");
+  rig.catch_up_and_record(db);
+  rig.wait([until = steady::now() + 100ms] { return steady::now() >= until; });
+  EXPECT_GE(woken, 3u);
+  EXPECT_LT(woken, 100u);
+  stop = true;
+  db.psql("select postbus.post('s', 'y')");
+  rig.wait([&] { return waiting == 0; });
+}
+
+TEST(replay, lets_posts_and_reading_go_on_where_a_standby_is_waited_for) {
+  testing_support::cluster own;
+  database db{own};
+  db.psql("select postbus.create_stream('s', max_bytes => 1048576)");
+  change_rig rig{db};
+  rig.start();
+  session writer{db.url()};
+  writer.psql("set synchronous_commit = local; set lock_timeout = '5s'");
+  const absent_standby waited_for{own};
+  while (writer.psql("show synchronous_standby_names") != "nobody") {
+  }
+  bool maintaining = true;
+  boost::asio::co_spawn(rig.loop, rig.recorder->maintain(), [&](const std::exception_ptr&) { maintaining = false; });
+  const auto dropped = [&] { return writer.psql("select dropped_to is not null from postbus.stream_channels") == "t"; };
+  rig.wait([&] {  // maintenance commits, and what it commits can be seen
+    if (!dropped()) writer.psql("select postbus.post('s', repeat('x', 100000))");
+    return dropped();
+  });
+  writer.psql("select postbus.post('s', 'last')");
+  const auto kept = [&] { return replay(rig, "s", bus::from_beginning{}); };
+  while (kept().back().payload != "last") {
+  }
+  rig.stop();
+  EXPECT_FALSE(maintaining);
+}
+
+TEST(recorder, goes_on_behind_a_large_transaction_that_broke_off_and_could_not_be_kept_then) {
+  boost::asio::io_context loop;
+  bus::hub hub;
+  hub.begin({7, 100, 0});
+  streams::recorder written{loop.get_executor(), {.conninfo = ""}, hub};
+  written.begins_at({7, 100, 0});
+  written.add({.xid = 1, .epoch = 7, .lsn = 200, .messages = {{.id = 1}}});
+  written.abandon();
+  written.missed({7, 200, bus::position::end_of_commit});
+  EXPECT_TRUE(written.idle());
+  written.add({.xid = 2, .epoch = 7, .lsn = 300, .messages = {{.id = 2}}});
+  written.complete();
+  EXPECT_EQ(written.recorded_lsn(), 299u) << "the first one is not in the way";
 }
 
 TEST(replay, loses_no_place_to_a_crash_of_the_database) {
@@ -392,6 +507,49 @@ TEST(replay, equals_live_delivery_of_a_transaction_that_comes_in_pieces) {
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "3002");
 }
 
+TEST(replay, goes_on_within_and_behind_a_transaction_of_many_pages) {
+  constexpr int messages = 20'000;
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s')");
+  db.psql(fmt::format("begin; select postbus.post('s', n::text) from generate_series(1, {}) n; commit; select postbus.post('s', 'after')", messages));
+  rig.payloads("s", messages + 1);
+  rig.catch_up_and_record(db);
+  const auto expected = live(rig, "s");
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 1000), expected);
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), expected);
+  constexpr int within = 17'000;
+  EXPECT_EQ(replay(rig, "s", place_of(expected[within]), 100), std::vector<told>(expected.begin() + within + 1, expected.end()));
+}
+
+TEST(replay, has_what_was_too_large_to_be_delivered_while_other_messages_are_written_down) {
+  database db;
+  db.psql("select postbus.create_stream('s'), postbus.create_stream('t')");
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                   o.spill.memory = 100'000;
+                   o.spill.disk = 400'000;
+                 }};
+  rig.start();
+  std::atomic<bool> stop{};
+  std::jthread others{[&] {
+    session s{db.url()};
+    while (!stop) s.psql("select postbus.post('t', 'x')");
+  }};
+  constexpr int rounds = 10;
+  for (int round = 0; round < rounds; ++round) {
+    db.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 2000) n");
+    rig.catch_up(db);
+  }
+  stop = true;
+  others.join();
+  rig.catch_up_and_record(db);
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000u * rounds);
+  EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), db.psql("select count(*) from postbus.messages"));
+}
+
 TEST(replay, has_what_was_too_large_to_be_delivered) {
   database db;
   db.psql("select postbus.create_stream('s')");
@@ -432,20 +590,11 @@ TEST(replay, has_what_was_too_large_to_be_delivered_and_became_visible_late) {
   rig.catch_up_and_record(db);
   session pending{db.url()}, other{db.url()};
   other.psql("set synchronous_commit = local");
-  own.psql("alter system set synchronous_standby_names = 'nobody'");
-  own.psql("select pg_reload_conf()");
-  struct releasing {
-    ~releasing() { now(); }
-    void now() const {
-      on.psql("alter system reset synchronous_standby_names");
-      on.psql("select pg_reload_conf()");
-    }
-    testing_support::cluster& on;
-  };
+  std::jthread writer;
+  const absent_standby waited_for{own};  // goes before the writer is joined
   while (pending.psql("show synchronous_standby_names") != "nobody") {
   }
-  std::jthread writer{[&] { pending.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n"); }};
-  const releasing release{own};  // also when the test fails: the writer waits for it
+  writer = std::jthread{[&] { pending.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n"); }};
   rig.wait([&] { return rig.events("s").size() == 2; });
   EXPECT_EQ(rig.events("s")[1]->kind, bus::kind::gap);
   EXPECT_EQ(other.psql("select count(*) from postbus.messages"), "1") << "streamed and not visible";
@@ -457,7 +606,7 @@ TEST(replay, has_what_was_too_large_to_be_delivered_and_became_visible_late) {
   };
   for (int i = 0; i < 5; ++i) rig.wait([&, last = looks()] { return looks() != last; });
   EXPECT_EQ(rig.recorder->recorded(), bus::position{}) << "nobody can say yet what is to be read there";
-  release.now();
+  waited_for.forget();
   writer.join();
   db.psql("select postbus.post('s', 'after')");
   rig.payloads("s", 3);

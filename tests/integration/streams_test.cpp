@@ -174,6 +174,13 @@ TEST(streams, give_messages_that_no_gateway_saw_places_before_those_that_it_sees
       "unseen 1, unseen 2, unseen 3, seen, unseen again, last");
 }
 
+TEST(streams, are_renumbered_once_in_a_new_epoch) {
+  database db;
+  db.psql("select postbus.create_stream('s'); update postbus.stream_channels set dropped_to = postbus.place(10, 0)");
+  db.psql("select postbus.renumber_streams(77, 1000)");
+  EXPECT_EQ(db.psql("select epoch, lsn, settled from postbus.stream_recorder"), "77|1000|f") << "a restart does not do it again";
+}
+
 TEST(streams, tell_in_metrics_what_they_take_and_how_far_behind_their_places_are) {
   const auto gauge = [](metrics::gauge of) { return metrics::value(of); };
   database db;
