@@ -533,20 +533,23 @@ TEST(replay, has_what_was_too_large_to_be_delivered_while_other_messages_are_wri
                    o.spill.disk = 400'000;
                  }};
   rig.start();
-  std::atomic<bool> stop{};
-  std::jthread others{[&] {
+  std::jthread others{[&](const std::stop_token& stop) {
     session s{db.url()};
-    while (!stop) s.psql("select postbus.post('t', 'x')");
+    while (!stop.stop_requested()) s.psql("select postbus.post('t', 'x')");
   }};
-  constexpr int rounds = 10;
-  for (int round = 0; round < rounds; ++round) {
-    db.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 2000) n");
+  constexpr std::size_t rounds = 10;
+  session large{db.url()};
+  for (std::size_t round = 1; round <= rounds; ++round) {
+    large.psql("begin; select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 2000) n");
+    rig.catch_up(db);  // all of it has been streamed: its end comes in the midst of others' messages
+    rig.wait([&, known = rig.events("t").size()] { return rig.events("t").size() > known + 5; });
+    large.psql("commit");
     rig.catch_up(db);
+    ASSERT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000 * round);
   }
-  stop = true;
+  others.request_stop();
   others.join();
   rig.catch_up_and_record(db);
-  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000u * rounds);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), db.psql("select count(*) from postbus.messages"));
 }
 
