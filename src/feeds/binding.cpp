@@ -38,7 +38,7 @@ void gather(const filter_part& part, literals& into) {
 struct table_facts {
   std::vector<column_facts> columns;
   std::map<std::string, std::vector<std::string>, std::less<>> canonical;  ///< of the literals asked for, in their order
-  std::map<std::string, std::vector<std::string>, std::less<>> lacking;    ///< by column, the partitions whose identity does not carry it
+  std::map<std::string, std::vector<std::string>, std::less<>> lacking;  ///< by column, the partitions whose identity does not carry it
   postgres::identity_target name;
   bool partitioned{};
 };
@@ -127,8 +127,9 @@ std::string fix_partitions(const table_facts& t, const predicate& filter) {
   for (const auto& needed : filter.columns())
     if (const auto of = t.lacking.find(needed.name); of != t.lacking.end()) lacking.insert(of->second.begin(), of->second.end());
   std::string sql;
-  for (const auto name : lacking | std::views::take(named)) sql += fmt::format("{}alter table {} replica identity full", sql.empty() ? "" : "; ", name);
-  if (lacking.size() > named) sql += fmt::format("; and the same for {} more partitions", lacking.size() - named);
+  for (const auto name : lacking | std::views::take(named))
+    sql += fmt::format("{}alter table {} replica identity full", sql.empty() ? "" : "; ", name);
+  if (lacking.size() > named) sql += fmt::format("; and the same for {} more", lacking.size() - named);
   return sql;
 }
 

@@ -263,8 +263,7 @@ void table_feeds::close(table& t, const row_change& change, const changes::trans
     constexpr std::size_t tail = sizeof R"(,"truncated":true,"position":""})" + bus::position::text_size;
     made.text.resize(1 + data_at_ - d.table_at);
     const auto before_key = made.text.size();
-    if (change.kind != bus::kind::truncate)
-    {
+    if (change.kind != bus::kind::truncate) {
       if (change.kind == bus::kind::delete_)
         append_old_columns(made.text, d, change.old, both(d.key, d.shown));
       else

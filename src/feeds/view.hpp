@@ -45,11 +45,11 @@ struct view_plan {
 class view {
 public:
   struct parts {
-    std::string feed;                   ///< the table's channel
+    std::string feed;  ///< the table's channel
     std::optional<predicate> filter{};
     std::optional<std::vector<std::string>> columns{};
     bool maybe{};
-    std::string fix{};                  ///< SQL that would make it exact, where it is not
+    std::string fix{};  ///< SQL that would make it exact, where it is not
   };
   explicit view(parts given);
   view(const view&) = delete;

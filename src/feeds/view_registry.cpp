@@ -166,8 +166,7 @@ void view_registry::look(live& one, looking& l, const sight* known, bus::batch& 
   one.seen = stamp_;
   sight seen{.is = sight::what::unknown};
   if (one.fits) seen = known != nullptr && one.found_is_match ? *known : l.at.through(one, one.plan);
-  if (seen.is == sight::what::event)
-    events.derive(l.base, one.to, seen.kind, l.at.payload(seen, *one.plan.columns, events.derived()));
+  if (seen.is == sight::what::event) events.derive(l.base, one.to, seen.kind, l.at.payload(seen, *one.plan.columns, events.derived()));
   if (seen.is != sight::what::unknown) return;
   all_told_ = false;
   ending_.emplace_back(

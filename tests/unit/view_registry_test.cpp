@@ -32,7 +32,8 @@ public:
     std::vector<watched_table> all(3);
     all[0] = {.table = full, .schema = "public", .name = "full", .columns = {}, .notify = {}, .primary_key = {"a"}};
     all[1] = {.table = keyed_by_a, .schema = "public", .name = "keyed", .columns = {}, .notify = {}, .primary_key = {"a"}};
-    all[2] = {.table = parted, .schema = "public", .name = "parted", .columns = {}, .notify = {}, .primary_key = {"a"}, .partitioned = true};
+    all[2] = {
+        .table = parted, .schema = "public", .name = "parted", .columns = {}, .notify = {}, .primary_key = {"a"}, .partitioned = true};
     co_return all;
   }
   asio::awaitable<result<std::vector<type_row>>> types(std::vector<oid>) override { co_return std::vector<type_row>{}; }
