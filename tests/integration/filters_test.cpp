@@ -269,7 +269,8 @@ TEST(filters, agree_with_postgresql_on_random_filters_and_rows) {
     }
     const auto& k = kinds[pick(kinds.size())];
     static constexpr const char* operators[] = {"=", "<>", "!=", "<", "<=", ">", ">="};
-    static constexpr const char* patterns[] = {"'a%'", "'%b'", "'_b'", "'a\\%'", "'%'", "'__'", "''", "'%ä%'", "'a_b%'", "'z\\\\'"};
+    static constexpr const char* patterns[] = {"'a%'",    "'%b'",    "'_b'", "'a\\%'", "'%'",     "'__'",   "''",    "'%ä%'", "'a_b%'",
+                                               "'z\\\\'", "'%a%b%'", "'_%'", "'%_b'",  "'%\\_%'", "'%\\%'", "'_ %'", "'%ä_%'"};
     switch (pick(k.like ? 6u : 5u)) {
       case 0: return fmt::format("{} is {}null", k.column, pick(2) == 0 ? "not " : "");
       case 1: {
