@@ -80,7 +80,8 @@ asio::awaitable<result<std::vector<watched_table>>> database_catalog::watched(st
         if (const auto key = found->get(row, 5)) table.primary_key = names(*key);
         table.partitioned = found->is_true(row, 7);
         if (const auto tree = found->get(row, 8)) table.partitions = partitions(*tree);
-        table.as_of = number<std::uint64_t>(found->text(row, 9));
+        table.before_xid = number<std::uint64_t>(found->text(row, 9));
+        table.as_of = number<std::uint64_t>(found->text(row, 10));
       }
       co_return all;
     }

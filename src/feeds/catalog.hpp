@@ -21,7 +21,8 @@ struct watched_table {
   std::vector<std::string> primary_key;
   bool partitioned{};
   std::vector<carried_columns> partitions{};  ///< those that have rows
-  std::uint64_t as_of{};  ///< the WAL had not come further when they were read
+  std::uint64_t before_xid{};  ///< what transactions before this one did is seen in them
+  std::uint64_t as_of{};       ///< the WAL had not come further when they were read
 };
 
 struct table_description;

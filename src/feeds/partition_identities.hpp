@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -24,14 +25,15 @@ struct carried_columns {
  */
 class partition_identities {
 public:
-  /** The stream tells of a partition, before the first row of it that needs to know. */
-  void tell(carried_columns of);
+  /** The stream tells of a partition, in transaction `xid`, before the first row of it that needs to know. */
+  void tell(carried_columns of, std::uint64_t xid);
   /**
-   * The partitions as the catalog shows them when the WAL has come to some place: that holds for what is committed behind it,
-   * but for those that the stream tells of meanwhile. Without it one that was dropped, or altered and not written since, would
+   * The partitions as the catalog shows them when the WAL has come to some place, with the work of all transactions before
+   * `before_xid`: that holds for what is committed behind the place, but for those that the stream told of in another
+   * transaction (one that waits for its standby is streamed and not visible yet), or tells of meanwhile. Without it one that was dropped, or altered and not written since, would
    * count for ever as what it was.
    */
-  void found(std::vector<carried_columns> all);
+  void found(std::vector<carried_columns> all, std::uint64_t before_xid);
   /** The stream has come past that place. */
   void arrived();
   /** A new stream begins, and tells of all anew. */
@@ -43,7 +45,8 @@ public:
 private:
   struct told {
     carried_columns columns;
-    bool since_found{};
+    std::uint64_t xid{};
+    bool newer{};  ///< than what the catalog shows
   };
   std::map<oid, told> told_;
   std::optional<std::vector<carried_columns>> found_;

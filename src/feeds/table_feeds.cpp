@@ -74,7 +74,7 @@ void table_feeds::started(int) {
   for (auto& [id, t] : tables_) t->partitions.clear();
 }
 
-void table_feeds::relation(const pgoutput::relation& r) {
+void table_feeds::relation(const changes::transaction& in, const pgoutput::relation& r) {
   describe(r);
   const auto before = tables_.find(std::exchange(told_last_, r.oid));
   if (before == tables_.end() || before->first == r.oid) return;
@@ -84,7 +84,7 @@ void table_feeds::relation(const pgoutput::relation& r) {
   carried_columns carried{.partition = r.oid, .all = d.identity == pgoutput::replica_identity::full};
   for (std::size_t i = 0; i < d.columns.size() && !carried.all; ++i)
     if (d.in_identity[i]) carried.names.push_back(d.columns[i].name);
-  before->second->partitions.tell(std::move(carried));
+  before->second->partitions.tell(std::move(carried), in.xid);
   const std::scoped_lock lock{guard_};
   apply_options(*before->second);
 }
@@ -175,7 +175,7 @@ boost::asio::awaitable<result<>> table_feeds::resolve() {
       auto partitions = std::exchange(w.partitions, {});
       const auto t = tables_.find(w.table);
       if (!w.partitioned || t == tables_.end()) continue;
-      t->second->partitions.found(std::move(partitions));
+      t->second->partitions.found(std::move(partitions), w.before_xid);
       found_at_ = w.as_of;
     }
     const std::scoped_lock lock{guard_};

@@ -31,7 +31,7 @@ public:
   ~table_feeds() override;
 
   void started(int server_version) override;
-  void relation(const postgres::pgoutput::relation& r) override;
+  void relation(const changes::transaction& in, const postgres::pgoutput::relation& r) override;
   void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
   void update(const changes::transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
   void delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
