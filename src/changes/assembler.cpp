@@ -99,7 +99,7 @@ result<assembler::want> assembler::take_change(const pgoutput::change& change) {
 
 void assembler::take_row(const pgoutput::change& change) {
   if (const auto* r = std::get_if<pgoutput::relation>(&change)) {
-    if (rows_) rows_->relation(*r);
+    if (rows_) rows_->relation(now_, *r);
     return;
   }
   const auto before = batch_->events().size();

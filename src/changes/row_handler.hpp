@@ -31,7 +31,7 @@ public:
   /** A new stream begins: relations will be told anew. `server_version` as 150020. */
   virtual void started(int server_version) = 0;
   /** Views are valid during the call only. */
-  virtual void relation(const postgres::pgoutput::relation& r) = 0;
+  virtual void relation(const transaction& in, const postgres::pgoutput::relation& r) = 0;
   virtual void insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) = 0;
   virtual void update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) = 0;
   virtual void delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) = 0;

@@ -25,13 +25,13 @@ void row_router::started(int server_version) {
   for (auto* const each : all_) each->started(server_version);
 }
 
-void row_router::relation(const pgoutput::relation& r) {
+void row_router::relation(const transaction& in, const pgoutput::relation& r) {
   const auto claim = std::ranges::find_if(claims_, [&](const claimed& c) { return c.schema == r.schema && c.name == r.name; });
   if (claim != claims_.end())
     by_relation_[r.oid] = claim->by;
   else
     by_relation_.erase(r.oid);
-  of(r.oid).relation(r);
+  of(r.oid).relation(in, r);
 }
 
 void row_router::insert(const transaction& in, const pgoutput::insert& change, bus::batch& out) {

@@ -23,7 +23,7 @@ public:
 
   void begins_at(const bus::position& from) override;
   void started(int server_version) override;
-  void relation(const postgres::pgoutput::relation& r) override;
+  void relation(const transaction& in, const postgres::pgoutput::relation& r) override;
   void insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
   void update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
   void delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <ranges>
+#include <set>
 
 #include "embedded_sql.hpp"
 #include "feeds/feed_name.hpp"
@@ -36,8 +38,9 @@ void gather(const filter_part& part, literals& into) {
 struct table_facts {
   std::vector<column_facts> columns;
   std::map<std::string, std::vector<std::string>, std::less<>> canonical;  ///< of the literals asked for, in their order
+  std::map<std::string, std::vector<std::string>, std::less<>> lacking;  ///< by column, the partitions whose identity does not carry it
   postgres::identity_target name;
-  bool partitioned{}, full{};
+  bool partitioned{};
 };
 
 std::vector<std::string> texts(std::string_view array) {
@@ -70,7 +73,7 @@ table_facts read(const postgres::rows& found) {
     c.not_null = found.is_true(row, 12);
     if (const auto values = found.get(row, 13)) t.canonical[c.name] = texts(*values);
     t.partitioned = found.is_true(row, 14);
-    t.full = found.is_true(row, 15);
+    if (const auto lacking = found.get(row, 15)) t.lacking[c.name] = texts(*lacking);
     t.name = {.table = std::string{found.text(row, 16)}, .bare = std::string{found.text(row, 18)}};
     t.columns.push_back(std::move(c));
   }
@@ -117,10 +120,23 @@ std::string list(const std::vector<std::string>& names) {
   return all;
 }
 
+/** The SQL that lets each partition carry the filter's columns. */
+std::string fix_partitions(const table_facts& t, const predicate& filter) {
+  constexpr std::size_t named = 5;
+  std::set<std::string_view> lacking;
+  for (const auto& needed : filter.columns())
+    if (const auto of = t.lacking.find(needed.name); of != t.lacking.end()) lacking.insert(of->second.begin(), of->second.end());
+  std::string sql;
+  for (const auto name : lacking | std::views::take(named))
+    sql += fmt::format("{}alter table {} replica identity full", sql.empty() ? "" : "; ", name);
+  if (lacking.size() > named) sql += fmt::format("; and the same for {} more", lacking.size() - named);
+  return sql;
+}
+
 /** The SQL that lets the identity carry the filter's columns: the least first. */
 std::string fix(const table_facts& t, const predicate& filter) {
+  if (t.partitioned) return fix_partitions(t, filter);
   const auto full = fmt::format("alter table {} replica identity full", t.name.table);
-  if (t.partitioned) return full + ", and the same for each of its partitions.";
   std::vector<std::string> columns;
   std::string not_null;
   bool keyed = false;
@@ -179,7 +195,7 @@ asio::awaitable<result<view::parts>> bind_view(postgres::connection& session, st
   bool exact = true;
   for (const auto& needed : bound->columns()) {
     const auto c = std::ranges::find(t.columns, needed.name, &column_facts::name);
-    exact = exact && (t.full || (c->in_identity && (!t.partitioned || c->in_key)));
+    exact = exact && c->in_identity;
   }
   if (!exact) {
     made.fix = fix(t, *bound);

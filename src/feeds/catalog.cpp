@@ -32,6 +32,15 @@ std::vector<std::string> names(std::string_view json) {
   return all;
 }
 
+std::vector<carried_columns> partitions(std::string_view json) {
+  std::vector<carried_columns> all;
+  for (const auto& one : boost::json::parse({json.data(), json.size()}).as_array()) {
+    auto& made = all.emplace_back(carried_columns{.partition = one.at("partition").to_number<oid>(), .all = one.at("all").as_bool()});
+    for (const auto& name : one.at("names").as_array()) made.names.emplace_back(name.as_string());
+  }
+  return all;
+}
+
 }  // namespace
 
 asio::awaitable<result<postgres::rows>> database_catalog::ask(std::string_view statement, postgres::parameter parameter) {
@@ -70,6 +79,9 @@ asio::awaitable<result<std::vector<watched_table>>> database_catalog::watched(st
         table.notify = found->text(row, 4);
         if (const auto key = found->get(row, 5)) table.primary_key = names(*key);
         table.partitioned = found->is_true(row, 7);
+        if (const auto tree = found->get(row, 8)) table.partitions = partitions(*tree);
+        table.before_xid = number<std::uint64_t>(found->text(row, 9));
+        table.as_of = number<std::uint64_t>(found->text(row, 10));
       }
       co_return all;
     }

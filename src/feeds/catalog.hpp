@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "feeds/partition_identities.hpp"
 #include "feeds/value_type.hpp"
 #include "postgres/connection.hpp"
 
@@ -19,6 +20,9 @@ struct watched_table {
   std::string notify;                               ///< plain channel the feed is mirrored to, or empty
   std::vector<std::string> primary_key;
   bool partitioned{};
+  std::vector<carried_columns> partitions{};  ///< those that have rows
+  std::uint64_t before_xid{};  ///< what transactions before this one did is seen in them
+  std::uint64_t as_of{};       ///< the WAL had not come further when they were read
 };
 
 struct table_description;

@@ -25,39 +25,6 @@ bool holds(comparison how, std::strong_ordering order) {
 
 bool is_ordering(comparison how) { return how != comparison::equal && how != comparison::not_equal; }
 
-/** Bytes of the UTF-8 character at the front. */
-std::size_t character(std::string_view text) {
-  std::size_t n = 1;
-  while (n < text.size() && (static_cast<unsigned char>(text[n]) & 0xc0) == 0x80) ++n;
-  return n;
-}
-
-/** `pattern` in pairs of bytes: '\0' and a literal byte, '_', '%' and whatever. */
-bool is_like(std::string_view text, std::string_view pattern) {
-  std::size_t t = 0, p = 0;
-  std::size_t again_p = std::string_view::npos, again_t = 0;  // behind the last %, and where to try next
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '%') {
-      again_p = p += 2;
-      again_t = t;
-    } else if (p < pattern.size() && pattern[p] == '_') {
-      t += character(text.substr(t));
-      p += 2;
-    } else if (p < pattern.size() && pattern[p + 1] == text[t]) {
-      ++t;
-      p += 2;
-    } else if (again_p != std::string_view::npos) {
-      again_t += character(text.substr(again_t));
-      t = again_t;
-      p = again_p;
-    } else {
-      return false;
-    }
-  }
-  while (p < pattern.size() && pattern[p] == '%') p += 2;
-  return p == pattern.size();
-}
-
 }  // namespace
 
 void row_values::reset(std::size_t columns) {
@@ -85,8 +52,8 @@ truth row_values::without(std::size_t column, comparable kind) {
 truth predicate::compare(const node& n, row_values& row, std::size_t place) const {
   const auto& c = columns_[n.column];
   if (n.with_null && n.is == op::compare) return truth::null;
+  if (n.is == op::like) return of(patterns_[n.first].matches(row.get(place).bytes) != n.negated);
   const auto keys = std::span{keys_}.subspan(n.first, n.count);
-  if (n.is == op::like) return of(is_like(row.get(place).bytes, keys.front()) != n.negated);
   const auto* const key = row.key(place, c.kind);
   if (key == nullptr) return truth::unknown;
   if (n.is == op::in) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "feeds/filter.hpp"
+#include "feeds/like.hpp"
 #include "feeds/row_change.hpp"
 #include "feeds/sort_key.hpp"
 
@@ -95,7 +96,7 @@ private:
     bool negated{};
     bool with_null{};        ///< one of the literals is NULL
     std::uint16_t column{};
-    std::uint32_t first{}, count{};  ///< of keys_ or, for and, or, not, of children_
+    std::uint32_t first{}, count{};  ///< of keys_; of patterns_ for like; of children_ for and, or, not
   };
   truth test(std::uint32_t at, row_values& row, std::span<const std::uint16_t> places) const;
   truth compare(const node& n, row_values& row, std::size_t place) const;
@@ -104,6 +105,7 @@ private:
   std::vector<node> nodes_;  // the root is the first
   std::vector<std::uint32_t> children_;
   std::vector<std::string> keys_;
+  std::vector<like_pattern> patterns_;
   std::string sql_;
 };
 

@@ -85,16 +85,17 @@ private:
     n.column = place(c);
     std::string text = postgres::quote_identifier(c.name);
     if (part.is == op::is_null) return text + (part.negated ? " is not null" : " is null");
-    n.first = static_cast<std::uint32_t>(made_.keys_.size());
     if (part.is == op::like) {
       const auto& pattern = part.literals.front();
       n.with_null = pattern.is == literal::what::null;
+      n.first = static_cast<std::uint32_t>(made_.patterns_.size());
       n.count = 1;
-      made_.keys_.push_back(pairs(pattern.text, part.escape));
+      made_.patterns_.emplace_back(pattern.text, part.escape);
       text += (part.negated ? " not like " : " like ") + (n.with_null ? std::string{"null"} : postgres::quote_literal(pattern.text));
       return text + " escape " + postgres::quote_literal(part.escape);
     }
 
+    n.first = static_cast<std::uint32_t>(made_.keys_.size());
     struct value {
       std::string key, sql;
     };
@@ -154,23 +155,6 @@ private:
     const auto at = static_cast<std::uint16_t>(known - made_.columns_.begin());
     if (known == made_.columns_.end()) made_.columns_.push_back({.name = c.name, .type = c.type, .kind = c.kind, .labels = c.labels});
     return at;
-  }
-
-  /** A pattern as is_like reads it. */
-  static std::string pairs(std::string_view pattern, std::string_view escape) {
-    std::string out;
-    for (std::size_t i = 0; i < pattern.size(); ++i) {
-      bool plain = false;
-      if (!escape.empty() && pattern.substr(i).starts_with(escape)) {
-        i += escape.size();
-        plain = true;
-      }
-      // An escaped character may have several bytes; those behind the first are no wildcards anyway.
-      const bool wild = !plain && (pattern[i] == '%' || pattern[i] == '_');
-      out += wild ? pattern[i] : '\0';
-      out += pattern[i];
-    }
-    return out;
   }
 
   std::span<const column_facts> facts_;

@@ -17,6 +17,15 @@ struct origin_head {
 };
 static_assert(std::is_trivially_copyable_v<origin_head>);
 
+void append_member(std::string& out, const table_description::column& c, const pgoutput::value& v) {
+  if (out.back() != '{') out += ',';
+  out += c.key_text;
+  if (v.kind == pgoutput::value_kind::null)
+    out += "null";
+  else
+    append_value(out, *c.type, v.bytes);
+}
+
 }  // namespace
 
 std::size_t table_description::find(std::string_view column_name) const {
@@ -59,7 +68,6 @@ column_set both(const column_set& a, const column_set& b) {
 void append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
                     const column_set& wanted, std::string* left_out) {
   out += '{';
-  bool first = true;
   auto values = row.values();
   auto old_values = old ? old->values() : pgoutput::value_reader{};
   for (std::size_t i = 0; i < t.columns.size(); ++i) {
@@ -69,7 +77,7 @@ void append_columns(std::string& out, const table_description& t, const pgoutput
     if (!v) break;
     if (!wanted[i]) continue;
     if (v->kind == pgoutput::value_kind::unchanged) {
-      if (before && before->kind != pgoutput::value_kind::unchanged) {
+      if (before && is_told(t, i, *before)) {
         v = before;
       } else {
         if (left_out != nullptr) {
@@ -79,13 +87,18 @@ void append_columns(std::string& out, const table_description& t, const pgoutput
         continue;
       }
     }
-    if (!first) out += ',';
-    first = false;
-    out += c.key_text;
-    if (v->kind == pgoutput::value_kind::null)
-      out += "null";
-    else
-      append_value(out, *c.type, v->bytes);
+    append_member(out, c, *v);
+  }
+  out += '}';
+}
+
+void append_old_columns(std::string& out, const table_description& t, const pgoutput::tuple& old, const column_set& wanted) {
+  out += '{';
+  auto values = old.values();
+  for (std::size_t i = 0; i < t.columns.size(); ++i) {
+    const auto v = values.next();
+    if (!v) break;
+    if (wanted[i] && is_told(t, i, *v)) append_member(out, t.columns[i], *v);
   }
   out += '}';
 }

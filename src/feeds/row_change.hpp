@@ -34,12 +34,13 @@ struct table_description : std::enable_shared_from_this<table_description> {
   std::vector<column> columns;
   column_set shown;        ///< columns that `watch` was given
   column_set in_identity;  ///< part of the replica identity
-  column_set key;          ///< what a row is known by: the identity, or the primary key under FULL
+  column_set key;          ///< what a row is known by: the identity, or the primary key under FULL and of a partitioned table
+  bool partitioned{};
   /**
-   * Columns that an update without an old tuple left as they were, and whose old values an old key carries. The identity,
-   * but for partitioned tables, whose partitions may each have one of their own: of it only the primary key.
+   * Columns whose old values are known of every update and delete: an old tuple has them, and an update without one left them
+   * as they were. The identity, all columns under FULL; of a partitioned table what each of its partitions carries.
    */
-  column_set kept_by_identity;
+  column_set carried;
   std::shared_ptr<const type_table> types;  ///< keeps the columns' types
 
   /** The number of the column of that name, or columns.size(). */
@@ -61,6 +62,18 @@ row_change change_of(const bus::event& made);
 
 /** `a` and `b` without those not in both. */
 column_set both(const column_set& a, const column_set& b);
+
+/**
+ * An old tuple tells this value. Of columns that it does not carry it has NULL, whatever they held, also where the server calls
+ * it the full row: of a partitioned table that word goes by the root's identity, the values by the partition's.
+ */
+inline bool is_told(const table_description& t, std::size_t column, const postgres::pgoutput::value& old) {
+  using enum postgres::pgoutput::value_kind;
+  return old.kind == text || old.kind == binary || (old.kind == null && t.carried[column]);
+}
+
+/** Appends what `old`, a row before an update or delete, tells of the columns `wanted`, as an object. */
+void append_old_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& old, const column_set& wanted);
 
 /**
  * Appends the columns `wanted` of `row` as an object. TOASTed values that an update did not touch come from `old` (null: not

@@ -5,7 +5,9 @@
 //   {"schema":"public","table":"orders","action":"UPDATE","data":{…},"old":{…},"unchanged":[…],"xid":42}
 //
 // `data` is the new row, of a DELETE what is known of the old one: its key, or all of it under REPLICA IDENTITY FULL.
-// `old` stands where the server sent it: the old key when an update changed it, the whole old row under FULL. A TOASTed
+// `old` stands where the server sent it: the old key when an update changed it, the whole old row under FULL. Of a partitioned
+// table that is what the partition's identity has, which the server tells in a relation message of its own behind the table's,
+// before the first row that comes of the partition. A TOASTed
 // value that an update did not touch is not in the WAL: it is filled in from the old row where that is known, else the
 // column is left out of `data` and named in `unchanged`. Columns that `watch` was not given never appear.
 //
@@ -48,6 +50,7 @@ struct table_feeds::table {
   bool used{};        ///< events carry the description, so it is not changed any more
   std::string notify;
   bool watched{};
+  partition_identities partitions;
   std::string columns_json;  ///< the column list that a `schema` event is due to tell; empty: none is
 };
 
@@ -66,11 +69,30 @@ void table_feeds::started(int) {
   // Tables are kept: the stream tells them anew, and a change of their columns while we were away is noticed.
   stale_ = true;
   stale_xid_ = 0;
+  told_last_ = 0;
+  found_at_.reset();
+  for (auto& [id, t] : tables_) t->partitions.clear();
 }
 
-void table_feeds::relation(const pgoutput::relation& r) {
+void table_feeds::relation(const changes::transaction& in, const pgoutput::relation& r) {
+  describe(r);
+  const auto before = tables_.find(std::exchange(told_last_, r.oid));
+  if (before == tables_.end() || before->first == r.oid) return;
+  // Two in a row are a partitioned table and its partition, or else tables that one TRUNCATE empties: then too much is counted,
+  // until the catalog is read again.
+  const auto& d = *tables_.at(r.oid)->description;
+  carried_columns carried{.partition = r.oid, .all = d.identity == pgoutput::replica_identity::full};
+  for (std::size_t i = 0; i < d.columns.size() && !carried.all; ++i)
+    if (d.in_identity[i]) carried.names.push_back(d.columns[i].name);
+  before->second->partitions.tell(std::move(carried), in.xid);
+  const std::scoped_lock lock{guard_};
+  apply_options(*before->second);
+}
+
+/** Takes over a relation message, where it is another than the last of its table. */
+void table_feeds::describe(const pgoutput::relation& r) {
   const auto known = tables_.find(r.oid);
-  const auto* const held = known == tables_.end() ? nullptr : known->second.get();
+  auto* const held = known == tables_.end() ? nullptr : known->second.get();
   const auto schema = r.schema.empty() ? std::string_view{"pg_catalog"} : r.schema;
   if (held != nullptr) {
     const auto& d = *held->description;
@@ -83,8 +105,10 @@ void table_feeds::relation(const pgoutput::relation& r) {
       changed = true;
       return true;
     });
+  auto partitions = held != nullptr ? std::move(held->partitions) : partition_identities{};
   tables_[r.oid] = std::make_unique<table>();
   auto& t = *tables_[r.oid];
+  t.partitions = std::move(partitions);
   t.bytes = r.column_bytes;
   t.description = std::make_shared<table_description>();
   auto& d = *t.description;
@@ -125,18 +149,20 @@ void table_feeds::apply_options(table& t) {
   t.notify = found->notify;
   const auto listed = [](const auto& names, const std::string& name) { return std::ranges::find(names, name) != names.end(); };
   const auto& d = *t.description;
-  column_set shown, key, kept;
+  column_set shown, key, carried;
   for (std::size_t i = 0; i < d.columns.size(); ++i) {
     const auto& name = d.columns[i].name;
     shown.push_back(!found->columns || listed(*found->columns, name));
-    key.push_back(d.identity == pgoutput::replica_identity::full ? listed(found->primary_key, name) : d.in_identity[i]);
-    kept.push_back(d.in_identity[i] && (!found->partitioned || listed(found->primary_key, name)));
+    carried.push_back(found->partitioned ? t.partitions.carry(name) : d.in_identity[i]);
+    const bool by_primary_key = found->partitioned || d.identity == pgoutput::replica_identity::full;
+    key.push_back(carried.back() && (!by_primary_key || listed(found->primary_key, name)));
   }
-  if (d.shown == shown && d.key == key && d.kept_by_identity == kept) return;
+  if (d.shown == shown && d.key == key && d.carried == carried && d.partitioned == found->partitioned) return;
   if (std::exchange(t.used, false)) t.description = std::make_shared<table_description>(d);
   t.description->shown = std::move(shown);
   t.description->key = std::move(key);
-  t.description->kept_by_identity = std::move(kept);
+  t.description->carried = std::move(carried);
+  t.description->partitioned = found->partitioned;
 }
 
 boost::asio::awaitable<result<>> table_feeds::resolve() {
@@ -145,6 +171,13 @@ boost::asio::awaitable<result<>> table_feeds::resolve() {
     if (!all) co_return all.error();
     stale_ = false;
     stale_xid_ = 0;
+    for (auto& w : *all) {
+      auto partitions = std::exchange(w.partitions, {});
+      const auto t = tables_.find(w.table);
+      if (!w.partitioned || t == tables_.end()) continue;
+      t->second->partitions.found(std::move(partitions), w.before_xid);
+      found_at_ = w.as_of;
+    }
     const std::scoped_lock lock{guard_};
     watched_ = std::move(*all);
     for (auto& [id, t] : tables_) apply_options(*t);
@@ -178,6 +211,7 @@ void table_feeds::internal(const changes::transaction& in, std::string_view name
 
 /** The table a change belongs to, if it has a feed. */
 table_feeds::table* table_feeds::find(std::uint32_t relation) {
+  told_last_ = 0;
   const auto found = tables_.find(relation);
   if (found == tables_.end() || !found->second->watched) return nullptr;
   auto& t = *found->second;
@@ -229,8 +263,12 @@ void table_feeds::close(table& t, const row_change& change, const changes::trans
     constexpr std::size_t tail = sizeof R"(,"truncated":true,"position":""})" + bus::position::text_size;
     made.text.resize(1 + data_at_ - d.table_at);
     const auto before_key = made.text.size();
-    if (change.kind != bus::kind::truncate)
-      append_columns(made.text, d, change.kind == bus::kind::delete_ ? change.old : change.row, nullptr, both(d.key, d.shown), nullptr);
+    if (change.kind != bus::kind::truncate) {
+      if (change.kind == bus::kind::delete_)
+        append_old_columns(made.text, d, change.old, both(d.key, d.shown));
+      else
+        append_columns(made.text, d, change.row, nullptr, both(d.key, d.shown), nullptr);
+    }
     if (made.text.size() + tail > mirror::max_payload) {
       made.text.resize(before_key);
       made.text += "{}";
@@ -254,12 +292,12 @@ void table_feeds::update(const changes::transaction& in, const pgoutput::update&
   if (!t) return;
   const auto& d = *t->description;
   open(*t, "UPDATE");
-  const bool whole = change.old_kind == pgoutput::old_row::full;
-  append_columns(json_, d, change.row, whole ? &change.old : nullptr, d.shown, &left_out_);
+  const bool has_old = change.old_kind != pgoutput::old_row::none;
+  append_columns(json_, d, change.row, has_old ? &change.old : nullptr, d.shown, &left_out_);
   data_end_ = json_.size();
-  if (change.old_kind != pgoutput::old_row::none) {
+  if (has_old) {
     json_ += R"(,"old":)";
-    append_columns(json_, d, change.old, nullptr, whole ? d.shown : both(d.shown, d.in_identity), &left_out_);
+    append_old_columns(json_, d, change.old, d.shown);
   }
   close(*t, {.kind = bus::kind::update, .old_kind = change.old_kind, .old = change.old, .row = change.row}, in, out);
   announce(*t, in, out);
@@ -270,8 +308,7 @@ void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete
   if (!t) return;
   const auto& d = *t->description;
   open(*t, "DELETE");
-  append_columns(json_, d, change.old, nullptr, change.old_kind == pgoutput::old_row::key ? both(d.shown, d.in_identity) : d.shown,
-                 &left_out_);
+  append_old_columns(json_, d, change.old, d.shown);
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::delete_, .old_kind = change.old_kind, .old = change.old}, in, out);
   announce(*t, in, out);
@@ -303,6 +340,18 @@ void table_feeds::committed(std::span<bus::event* const> events, std::size_t kno
     mirror_->send(p.channel, std::move(p.text), at);
   }
   pending_.clear();
+  if (!found_at_ || events.empty() || events.back()->at.lsn <= *found_at_) return;
+  found_at_.reset();
+  const std::scoped_lock lock{guard_};
+  for (auto& [id, t] : tables_) {
+    t->partitions.arrived();
+    apply_options(*t);
+  }
+}
+
+void table_feeds::before_publish(bus::batch& events) {
+  // What partitions were told to carry may be out of date.
+  stale_ |= !views_->derive(events);
 }
 
 void table_feeds::abandoned() { pending_.clear(); }

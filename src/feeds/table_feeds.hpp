@@ -31,7 +31,7 @@ public:
   ~table_feeds() override;
 
   void started(int server_version) override;
-  void relation(const postgres::pgoutput::relation& r) override;
+  void relation(const changes::transaction& in, const postgres::pgoutput::relation& r) override;
   void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
   void update(const changes::transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
   void delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
@@ -41,7 +41,7 @@ public:
   boost::asio::awaitable<result<>> resolve() override;
   void committed(std::span<bus::event* const> events, std::size_t known) override;
   void abandoned() override;
-  void before_publish(bus::batch& events) override { views_->derive(events); }
+  void before_publish(bus::batch& events) override;
 
   /** The filtered feeds. */
   view_registry& views() { return *views_; }
@@ -56,6 +56,7 @@ public:
 private:
   struct table;
   struct pending;
+  void describe(const postgres::pgoutput::relation& r);
   table* find(std::uint32_t relation);
   void apply_options(table& t);
   void announce(table& t, const changes::transaction& in, bus::batch& out, std::uint32_t number = 0);
@@ -67,6 +68,8 @@ private:
   std::shared_ptr<type_table> types_ = std::make_shared<type_table>();
   std::shared_ptr<view_registry> views_ = std::make_shared<view_registry>();
   boost::unordered_flat_map<std::uint32_t, std::unique_ptr<table>> tables_;  ///< by relation id of the stream
+  std::uint32_t told_last_{};  ///< the relation message that no row has followed yet; 0: none
+  std::optional<std::uint64_t> found_at_;  ///< where the WAL was when the catalog's partitions were read; the stream has not come past it
   std::vector<oid> unknown_types_;
   std::vector<std::uint32_t> unnamed_;  ///< tables whose columns have changed and whose types' names are looked up for the event that tells
   bool stale_{true};  ///< the list of watched tables must be read anew

@@ -5,10 +5,13 @@
 //   DELETE   matched → delete; else nothing, so that no key of a hidden row is told
 //   TRUNCATE → truncate
 //
-// The old values are known where the server sent an old tuple, or where it sent none and the column is part of the replica
-// identity: then the update did not touch it. A view is exact when that holds for all of its filter's columns. Another is
-// served on demand only (`maybe`): a match whose past is not known is an `enter`, anything else a `leave` or `delete` of the key
-// alone, each with "maybe": true. Nothing is ever guessed without saying so.
+// An old value is known where an old tuple has one; of a column that the replica identity carries also where it is NULL, and
+// where there is no old tuple: then the update did not touch it. A view is exact when the identity carries all of its filter's
+// columns. Another is served on demand only (`maybe`): a match whose past is not known is an `enter`, anything else a `leave` or
+// `delete` of the key alone, each with "maybe": true. Nothing is ever guessed without saying so.
+//
+// Of a partitioned table each partition has an identity of its own, which may change while views look: they go on as long as
+// the rows that come tell all that the filter needs, and end at the first that does not.
 #include "feeds/view.hpp"
 
 #include <fmt/format.h>
@@ -32,26 +35,24 @@ void read_rows(const row_change& c, row_values& before, row_values& after) {
   const auto count = t.columns.size();
   before.reset(count);
   after.reset(count);
-  const auto fill = [count](row_values& into, const pgoutput::tuple& from, const column_set* which) {
-    auto values = from.values();
-    for (std::size_t i = 0; i < count; ++i) {
-      const auto v = values.next();
-      if (!v) break;
-      if (which == nullptr || (*which)[i]) into.set(i, *v);
-    }
-  };
-  const bool full = t.identity == pgoutput::replica_identity::full;
-  // Under FULL an old key comes from a partition with an identity of its own: its primary key.
-  const auto& known = full ? t.key : t.kept_by_identity;
-  if (c.old_kind == pgoutput::old_row::full) fill(before, c.old, nullptr);
-  if (c.old_kind == pgoutput::old_row::key) fill(before, c.old, &known);
+  auto values = c.old.values();
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto v = values.next();
+    if (!v) break;
+    if (is_told(t, i, *v)) before.set(i, *v);
+  }
   if (c.kind == kind::delete_) return;
-  fill(after, c.row, nullptr);
+  values = c.row.values();
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto v = values.next();
+    if (!v) break;
+    after.set(i, *v);
+  }
   if (c.kind == kind::insert) return;
   for (std::size_t i = 0; i < count; ++i) {
-    // A TOASTed value that was not touched is the old one; without an old tuple what the identity keeps was not touched.
+    // A TOASTed value that was not touched is the old one; without an old tuple what the identity carries was not touched.
     if (after.get(i).kind == pgoutput::value_kind::unchanged) after.set(i, before.get(i));
-    if (c.old_kind == pgoutput::old_row::none && !full && t.kept_by_identity[i]) before.set(i, after.get(i));
+    if (c.old_kind == pgoutput::old_row::none && t.carried[i]) before.set(i, after.get(i));
   }
 }
 
@@ -100,9 +101,10 @@ result<view_plan> view::fit(const table_description& t) const {
       if (t.columns[at].type_oid != c.type)
         return error{errc::table_changed, fmt::format("the type of {} has changed: subscribe again, after the last position", c.name)};
       plan.places.push_back(static_cast<std::uint16_t>(at));
-      plan.exact = plan.exact && (t.identity == pgoutput::replica_identity::full || t.kept_by_identity[at]);
+      plan.exact = plan.exact && t.carried[at];
     }
-  if (!plan.exact && !maybe_) return inexact(feed(), fix_);
+  if (!plan.exact && !maybe_ && !t.partitioned) return inexact(feed(), fix_);
+  plan.exact = plan.exact || !maybe_;
   view_columns chosen{.rows = t.shown, .deletes = t.shown, .keys = both(t.shown, t.key), .whole = !columns_};
   if (columns_) {
     chosen.rows.assign(t.columns.size(), false);
@@ -171,11 +173,7 @@ std::string_view looked_at::payload(const sight& seen, const view_columns& colum
 
 void looked_at::write(const sight& seen, const view_columns& columns) {
   const auto& t = *change_.table;
-  const bool full = change_.old_kind == pgoutput::old_row::full;
   const auto* const old = change_.old_kind == pgoutput::old_row::none ? nullptr : &change_.old;
-  // Of an old key the other columns hold nothing.
-  const auto& known = t.identity == pgoutput::replica_identity::full ? t.key : t.in_identity;
-  const auto of_old = [&](const column_set& wanted) { return full ? wanted : both(wanted, known); };
   json_ = t.head;
   left_out_.clear();
   switch (seen.kind) {
@@ -183,19 +181,22 @@ void looked_at::write(const sight& seen, const view_columns& columns) {
     case kind::update:
     case kind::enter:
       json_ += seen.kind == kind::insert ? R"(INSERT","data":)" : R"(UPDATE","data":)";
-      append_columns(json_, t, change_.row, full ? old : nullptr, columns.rows, &left_out_);
+      append_columns(json_, t, change_.row, old, columns.rows, &left_out_);
       if (seen.kind == kind::update && old != nullptr) {  // the row before an `enter` was hidden and stays so
         json_ += R"(,"old":)";
-        append_columns(json_, t, *old, nullptr, of_old(columns.rows), nullptr);
+        append_old_columns(json_, t, *old, columns.rows);
       }
       break;
     case kind::leave:
       json_ += R"(UPDATE","data":)";
-      append_columns(json_, t, old != nullptr ? *old : change_.row, nullptr, of_old(columns.keys), nullptr);
+      if (old != nullptr)
+        append_old_columns(json_, t, *old, columns.keys);
+      else
+        append_columns(json_, t, change_.row, nullptr, both(columns.keys, t.carried), nullptr);
       break;
     default:
       json_ += R"(DELETE","data":)";
-      append_columns(json_, t, change_.old, nullptr, of_old(seen.maybe ? columns.keys : columns.deletes), nullptr);
+      append_old_columns(json_, t, change_.old, seen.maybe ? columns.keys : columns.deletes);
       break;
   }
   if (!left_out_.empty()) ((json_ += R"(,"unchanged":[)") += left_out_) += ']';

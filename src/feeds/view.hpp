@@ -34,7 +34,7 @@ struct view_columns {
 /** A view seen by one table description: how its rows are judged. */
 struct view_plan {
   std::shared_ptr<const view_columns> columns;
-  bool exact{};  ///< the replica identity carries the filter's columns, so that old values are always known
+  bool exact{};  ///< nothing uncertain is shown: the replica identity carries the filter's columns, or the view ends where it cannot tell
   std::vector<std::uint16_t> places;  ///< of the filter's columns
 };
 
@@ -45,11 +45,11 @@ struct view_plan {
 class view {
 public:
   struct parts {
-    std::string feed;                   ///< the table's channel
+    std::string feed;  ///< the table's channel
     std::optional<predicate> filter{};
     std::optional<std::vector<std::string>> columns{};
     bool maybe{};
-    std::string fix{};                  ///< SQL that would make it exact, where it is not
+    std::string fix{};  ///< SQL that would make it exact, where it is not
   };
   explicit view(parts given);
   view(const view&) = delete;

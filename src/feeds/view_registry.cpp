@@ -166,11 +166,11 @@ void view_registry::look(live& one, looking& l, const sight* known, bus::batch& 
   one.seen = stamp_;
   sight seen{.is = sight::what::unknown};
   if (one.fits) seen = known != nullptr && one.found_is_match ? *known : l.at.through(one, one.plan);
-  if (seen.is == sight::what::event)
-    events.derive(l.base, one.to, seen.kind, l.at.payload(seen, *one.plan.columns, events.derived()));
-  else if (seen.is == sight::what::unknown)
-    ending_.emplace_back(
-        &one, error{errc::table_changed, "the database did not send what the filter needs; subscribe again, after the last position"});
+  if (seen.is == sight::what::event) events.derive(l.base, one.to, seen.kind, l.at.payload(seen, *one.plan.columns, events.derived()));
+  if (seen.is != sight::what::unknown) return;
+  all_told_ = false;
+  ending_.emplace_back(
+      &one, error{errc::table_changed, "the database did not send what the filter needs; subscribe again, after the last position"});
 }
 
 void view_registry::end(live& one, error why, std::size_t base, bus::batch& events) {
@@ -184,7 +184,8 @@ view_registry::table_views* view_registry::find(const table_description& t) cons
   return found == by_feed_.end() ? nullptr : found->second.get();
 }
 
-void view_registry::derive(bus::batch& events) {
+bool view_registry::derive(bus::batch& events) {
+  all_told_ = true;
   for (std::size_t next = 0; next < events.events().size() && !by_channel_.empty();) {
     next = take_some(next, events);
     const table_description* last = nullptr;
@@ -205,6 +206,7 @@ void view_registry::derive(bus::batch& events) {
       last = nullptr;  // the table may have lost its last view
     }
   }
+  return all_told_;
 }
 
 /** Takes the next changes of tables that have views, and asks for the memory in which the views they concern will be found. */

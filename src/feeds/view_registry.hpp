@@ -36,8 +36,8 @@ public:
    * (errc::table_changed), for it cannot be judged. `executor`: the reader's.
    */
   std::shared_ptr<const view> open(view::parts given, const boost::asio::any_io_executor& executor);
-  /** Adds to a batch that is about to be published what the views show of its events. Ends the views that can no longer tell. */
-  void derive(bus::batch& events);
+  /** Adds to a batch that is about to be published what the views show of its events. Ends the views that can no longer tell; false where one did. */
+  bool derive(bus::batch& events);
   /** Views alive. */
   std::size_t size() const { return by_channel_.size(); }
 
@@ -76,6 +76,7 @@ private:
   std::size_t taken_{};  ///< of looked_
   std::vector<expected> expected_;
   std::uint64_t stamp_{};
+  bool all_told_{};  ///< so far in `derive`
   std::vector<std::pair<live*, error>> ending_;
 };
 

@@ -216,6 +216,14 @@ void schema(const database_facts& f, int wanted, report& out) {
     else if (!w.published && f.publication_exists)
       out.add(severity::problem, "watched", fmt::format("{} is watched, but not in the publication", w.table), "its feed is silent",
               "select postbus.repair_publication();");
+    else if (!w.narrow_partition.empty())
+      out.add(severity::note, "filters",
+              fmt::format("filters on the feed of {} are exact for {}", w.table,
+                          w.identity.empty() ? std::string{"no column that all its partitions carry"} : "the columns " + w.identity),
+              "each partition has a replica identity of its own, a new one its primary key; for what one does not carry nobody can tell "
+              "when a row stops matching",
+              fmt::format("alter table {} replica identity full;{}", w.narrow_partition,
+                          w.narrow_partitions > 1 ? fmt::format("  -- and the same for {} more", w.narrow_partitions - 1) : ""));
     else if (!w.identity.empty())
       out.add(severity::note, "filters", fmt::format("filters on the feed of {} are exact for the columns {}", w.table, w.identity),
               "for others nobody can tell when a row stops matching, so they are refused",

@@ -118,7 +118,10 @@ struct tuple {
   value_reader values() const { return value_reader{bytes}; }
 };
 
-/** What is known of the old row: nothing, its key columns (the others come as NULL and mean nothing), or all of it. */
+/**
+ * What is known of the old row: nothing, its key columns (the others come as NULL and mean nothing), or all of it. Of a row of a
+ * partition that comes as its root's this goes by the root's identity, and what is there by the partition's own.
+ */
 enum class old_row : char { none = 0, key = 'K', full = 'O' };
 
 struct insert {

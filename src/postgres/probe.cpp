@@ -141,8 +141,10 @@ asio::awaitable<result<>> read_watched(connection& session, database_facts& fact
                                                                             .fix = one.text("fix"),
                                                                             .published = one.flag("published"),
                                                                             .identity = one.text("identity"),
-                                                                            .bare = one.text("bare")});
+                                                                            .bare = one.text("bare"),
+                                                                            .narrow_partition = one.text("narrow_partition")});
     one.number("identity_columns", found.identity_columns);
+    one.number("narrow_partitions", found.narrow_partitions);
   }
   co_return result<>{};
 }

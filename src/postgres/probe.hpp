@@ -76,9 +76,11 @@ struct database_facts {
   struct watched {
     std::string table, fault, fix;  ///< fault "" when it works
     bool published{true};
-    std::string identity{};  ///< the columns of its replica identity; "" where that is FULL, or partitioned
+    std::string identity{};  ///< the columns that its replica identity carries; "" where that is FULL
     std::string bare{};  ///< its name without the schema, as SQL takes it
     std::size_t identity_columns{};
+    std::string narrow_partition{};  ///< the first one whose identity is not FULL, of `narrow_partitions`; "" where there is none
+    std::size_t narrow_partitions{};
   };
   std::vector<watched> watched_tables;
 };

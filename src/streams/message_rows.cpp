@@ -21,7 +21,7 @@ bool parse(std::string_view text, Int& value) {
 
 }  // namespace
 
-void message_rows::relation(const pgoutput::relation& r) {
+void message_rows::relation(const changes::transaction&, const pgoutput::relation& r) {
   places_.fill(SIZE_MAX);
   std::size_t place = 0;
   for (auto columns = r.columns(); const auto c = columns.next(); ++place)

@@ -17,7 +17,7 @@ public:
 
   void begins_at(const bus::position& from) override { recorder_.begins_at(from); }
   void started(int) override { columns_known_ = false; }
-  void relation(const postgres::pgoutput::relation& r) override;
+  void relation(const changes::transaction& in, const postgres::pgoutput::relation& r) override;
   void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
   // Nothing of ours updates or deletes a message; segments are emptied by TRUNCATE, which is no event.
   void update(const changes::transaction&, const postgres::pgoutput::update&, bus::batch&) override {}

@@ -248,7 +248,7 @@ TEST_F(assembling, says_where_a_stream_must_start_again) {
 TEST(assembler_rows, keep_what_events_were_made_from_when_an_open_transaction_moves_on) {
   struct keeper : row_handler {
     void started(int) override {}
-    void relation(const postgres::pgoutput::relation&) override {}
+    void relation(const transaction&, const postgres::pgoutput::relation&) override {}
     void insert(const transaction& in, const postgres::pgoutput::insert&, bus::batch& out) override {
       auto& made = out.add("table:public.t", bus::kind::insert, bus::payload_form::json, "{}", {}, in.time);
       char* const bytes = out.allocate(4);
@@ -302,7 +302,7 @@ public:
   std::string said;
   bool wants{};
   void started(int) override { said += "started "; }
-  void relation(const postgres::pgoutput::relation& r) override { said += "relation:" + std::string{r.name} + ' '; }
+  void relation(const transaction&, const postgres::pgoutput::relation& r) override { said += "relation:" + std::string{r.name} + ' '; }
   void insert(const transaction& in, const postgres::pgoutput::insert& i, bus::batch& out) override {
     said += "insert:" + std::to_string(in.xid) + ' ';
     out.add("table:public.t", bus::kind::insert, bus::payload_form::json, i.row.values().next()->bytes, {}, in.time);

@@ -89,6 +89,11 @@ TEST(findings, name_the_fix_of_each_fault) {
        [](auto& f) {
          f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .identity = "id", .bare = "t", .identity_columns = 1});
        }},
+      {"filters", severity::note, "alter table p1 replica identity full;  -- and the same for 2 more",
+       [](database_facts& f) {
+         f.watched_tables.push_back(
+             {.table = "t", .fault = "", .fix = "", .identity = "id", .bare = "t", .narrow_partition = "p1", .narrow_partitions = 3});
+       }},
       {"watched", severity::problem, "repair_publication",
        [](auto& f) { f.watched_tables.push_back({.table = "t", .fault = "", .fix = "", .published = false}); }},
       {"forgery", severity::note, "--revoke-emit", [](auto& f) { f.anyone_may_emit = true; }},

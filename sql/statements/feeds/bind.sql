@@ -22,8 +22,12 @@ here as (
          coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'b' or (coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' and d.datcollate in ('C', 'POSIX')) as by_bytes
   from pg_database d where d.datname = current_database()
 ),
-leaves as (
-  select l.relreplident from target t, pg_partition_tree(t.oid) p join pg_class l on l.oid = p.relid where t.relkind = 'p' and p.isleaf
+-- The partitions that are not FULL, and what their identities carry: an old tuple is what its partition's identity says.
+leaves as materialized (
+  select l.oid::regclass::text as shown,
+         array(select a.attname from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+               where i.indrelid = l.oid and case l.relreplident when 'i' then i.indisreplident when 'd' then i.indisprimary else false end) as carried
+  from target t, pg_partition_tree(t.oid) p join pg_class l on l.oid = p.relid where t.relkind = 'p' and l.relkind <> 'p' and l.relreplident <> 'f'
 )
 select a.attname, a.atttypid::bigint, b.oid::bigint as base, b.typtype = 'e' as is_enum, format_type(a.atttypid, null), b.cast_name,
        coalesce(l.collisdeterministic, true) as deterministic,
@@ -32,13 +36,15 @@ select a.attname, a.atttypid::bigint, b.oid::bigint as base, b.typtype = 'e' as 
        case when b.typtype = 'e' then (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = b.oid) end as labels,
        t.columns is not null and not a.attname = any (t.columns) or a.attgenerated <> '' as hidden,
        coalesce(k.indrelid is not null, false) as in_key,
-       coalesce(case t.relreplident when 'f' then true when 'i' then i.indrelid is not null when 'd' then k.indrelid is not null else false end, false) as in_identity,
+       case when t.relkind = 'p' then not exists (select from leaves where a.attname <> all (carried))
+            else coalesce(case t.relreplident when 'f' then true when 'i' then i.indrelid is not null when 'd' then k.indrelid is not null else false end, false)
+       end as in_identity,
        a.attnotnull,
        case when b.comparable and ($2::json -> a.attname) is not null then
          (select to_json(textin(array_out(array_in(textout(array_agg(v.value order by v.ordinality)::text), b.oid, -1)))::text[])
           from json_array_elements_text($2::json -> a.attname) with ordinality v)
        end as literals,
-       t.relkind = 'p' as partitioned, t.relreplident = 'f' and not exists (select from leaves where relreplident <> 'f') as full_identity, t.shown, quote_ident(a.attname) as quoted, quote_ident(t.relname) as bare
+       t.relkind = 'p' as partitioned, (select json_agg(shown order by shown) from leaves where a.attname <> all (carried)) as lacking, t.shown, quote_ident(a.attname) as quoted, quote_ident(t.relname) as bare
 from target t cross join here h
 join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
 join base b on b.attnum = a.attnum
