@@ -56,10 +56,10 @@ column_set both(const column_set& a, const column_set& b) {
   return out;
 }
 
-void append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
+bool append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
                     const column_set& wanted, std::string* left_out) {
   out += '{';
-  bool first = true;
+  bool first = true, fits = true;
   auto values = row.values();
   auto old_values = old ? old->values() : pgoutput::value_reader{};
   for (std::size_t i = 0; i < t.columns.size(); ++i) {
@@ -85,9 +85,10 @@ void append_columns(std::string& out, const table_description& t, const pgoutput
     if (v->kind == pgoutput::value_kind::null)
       out += "null";
     else
-      append_value(out, *c.type, v->bytes);
+      fits &= append_value(out, *c.type, v->bytes);
   }
   out += '}';
+  return fits;
 }
 
 }  // namespace postbus::feeds

@@ -64,9 +64,10 @@ column_set both(const column_set& a, const column_set& b);
 
 /**
  * Appends the columns `wanted` of `row` as an object. TOASTed values that an update did not touch come from `old` (null: not
- * known), else the column is left out and its name added to `left_out` (null: nobody asks).
+ * known), else the column is left out and its name added to `left_out` (null: nobody asks). False: a value is not what its type
+ * promises (append_value).
  */
-void append_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& row,
+bool append_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& row,
                     const postgres::pgoutput::tuple* old, const column_set& wanted, std::string* left_out);
 
 }  // namespace postbus::feeds
