@@ -84,4 +84,10 @@ result<postgres::rows> database_session::run(std::string_view statement, std::sp
   return query(sql, parameters, deadline);
 }
 
+result<postgres::rows> database_session::run_in_own_path(std::string_view statement, std::span<const postgres::parameter> parameters,
+                                                         steady::duration deadline) {
+  return await<result<postgres::rows>>(
+      [&](postgres::connection& on) { return on.query_in_own_path(embedded_sql::find(statement), parameters, deadline); });
+}
+
 }  // namespace postbus::app

@@ -43,6 +43,9 @@ public:
   /** A statement of sql/ by its path ("statements/cli/post_text.sql"). */
   result<postgres::rows> run(std::string_view statement, std::span<const postgres::parameter> parameters = {},
                              steady::duration deadline = patience);
+  /** The same for a statement with a name of the user's in it: postgres::connection::query_in_own_path. */
+  result<postgres::rows> run_in_own_path(std::string_view statement, std::span<const postgres::parameter> parameters,
+                                         steady::duration deadline = patience);
   result<postgres::rows> query(std::string_view sql, std::span<const postgres::parameter> parameters, steady::duration deadline);
 
   /** Runs what the room postgres offers as a coroutine. */

@@ -85,7 +85,7 @@ asio::awaitable<void> demo(demo_options options) {
   story now;
   postgres::backoff wait{std::random_device{}()};
   for (;;) {
-    postgres::connect_options how{.conninfo = options.conninfo, .application_name = "postbus demo"};
+    postgres::connect_options how{.conninfo = options.conninfo, .application_name = "postbus demo", .own_search_path = true};
     auto session = co_await connection::open(std::move(how));
     if (session) {
       wait.succeeded();

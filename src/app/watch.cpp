@@ -21,7 +21,7 @@ int for_each_table(const targets& at, const std::vector<std::string>& tables, st
   for (const auto& table : tables) {
     std::vector<postgres::parameter> parameters{table};
     parameters.insert(parameters.end(), rest.begin(), rest.end());
-    const auto done = session->run(statement, parameters);
+    const auto done = session->run_in_own_path(statement, parameters);
     if (!done) {
       const auto why = done.error();
       const auto state = postgres::sqlstate(why);

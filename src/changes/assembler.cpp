@@ -85,7 +85,7 @@ result<assembler::want> assembler::take_change(const pgoutput::change& change) {
     take_message(*m);
   } else {
     if (!open_) return broken("a change outside of a transaction");
-    take_row(change);
+    if (!take_row(change)) return want::again;
   }
   if (open_) check_size();
   if (rows_ && rows_->wants_to_resolve()) return want::resolve;
@@ -97,28 +97,30 @@ result<assembler::want> assembler::take_change(const pgoutput::change& change) {
   return first_ > 0 && batch_->bytes() >= limits_.publish_bytes ? want::publish : want::nothing;
 }
 
-void assembler::take_row(const pgoutput::change& change) {
+/** False: its handler must look something up, and it is to come again. */
+bool assembler::take_row(const pgoutput::change& change) {
   if (const auto* r = std::get_if<pgoutput::relation>(&change)) {
     if (rows_) rows_->relation(now_, *r);
-    return;
+    return true;
   }
   const auto before = batch_->events().size();
   std::uint32_t changes = 1;
   const bool wanted = rows_ && !dropping_;
   if (const auto* i = std::get_if<pgoutput::insert>(&change)) {
-    if (wanted) rows_->insert(now_, *i, *batch_);
+    if (wanted && !rows_->insert(now_, *i, *batch_)) return false;
   } else if (const auto* u = std::get_if<pgoutput::update>(&change)) {
-    if (wanted) rows_->update(now_, *u, *batch_);
+    if (wanted && !rows_->update(now_, *u, *batch_)) return false;
   } else if (const auto* d = std::get_if<pgoutput::delete_>(&change)) {
-    if (wanted) rows_->delete_(now_, *d, *batch_);
+    if (wanted && !rows_->delete_(now_, *d, *batch_)) return false;
   } else if (const auto* t = std::get_if<pgoutput::truncate>(&change)) {
     changes = t->count;
     if (wanted) rows_->truncate(now_, *t, *batch_);
   } else {
-    return;  // a type, an origin
+    return true;  // a type, an origin
   }
   number_new_events(before);
   ordinal_ += changes;
+  return true;
 }
 
 void assembler::number_new_events(std::size_t before) {

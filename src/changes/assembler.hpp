@@ -36,6 +36,7 @@ public:
     nothing,
     publish,  ///< take `committed`
     resolve,  ///< await row_handler::resolve
+    again,    ///< await row_handler::resolve, then give the same once more
     announce, ///< take `committed`, then announce `lost`
   };
   struct loss {
@@ -94,7 +95,7 @@ private:
   result<want> take_change(const postgres::pgoutput::change& c);
   void take_message(const postgres::pgoutput::message& m);
   void take_text(const postgres::pgoutput::message& m);
-  void take_row(const postgres::pgoutput::change& c);
+  bool take_row(const postgres::pgoutput::change& c);
   void number_new_events(std::size_t before);
   void begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent);
   result<want> commit(const postgres::pgoutput::commit& c);

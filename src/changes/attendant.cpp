@@ -24,7 +24,7 @@ constexpr auto statement_deadline = 5s;
 }  // namespace
 
 attendant::attendant(asio::any_io_executor executor, settings given)
-    : settings_{std::move(given)}, policy_{settings_.flush}, timer_{std::move(executor)} {}
+    : settings_{std::move(given)}, policy_{settings_.flush}, timer_{executor} {}
 
 void attendant::stop() {
   stopped_ = true;

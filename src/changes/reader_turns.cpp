@@ -72,6 +72,10 @@ void reader::note_streamed(const bus::batch& events) {
 asio::awaitable<result<>> reader::take(const pgoutput::frame& frame) {
   const bool was_open = assembler_.in_transaction();
   auto wanted = assembler_.take(frame);
+  while (wanted && *wanted == assembler::want::again) {
+    if (auto found = co_await rows_->resolve(); !found) co_return found;
+    wanted = assembler_.take(frame);
+  }
   if (!wanted) co_return wanted.error();
   if (assembler_.republished())
     if (auto same = co_await check_publication(); !same) co_return same;
@@ -131,6 +135,10 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
     if (!message) co_return message.error();
     if (!*message) break;
     auto wanted = assembler_.take_streamed(**message);
+    while (wanted && *wanted == assembler::want::again) {
+      if (auto found = co_await rows_->resolve(); !found) co_return found;
+      wanted = assembler_.take_streamed(**message);
+    }
     if (!wanted) co_return wanted.error();
     if (*wanted == assembler::want::nothing) continue;
     if (auto done = co_await act(wanted); !done) co_return done;
@@ -146,6 +154,7 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
   if (!wanted) co_return wanted.error();
   switch (*wanted) {
     case assembler::want::nothing: co_return result<>{};
+    case assembler::want::again:
     case assembler::want::resolve: co_return co_await rows_->resolve();
     case assembler::want::publish: co_return co_await publish();
     case assembler::want::announce: break;

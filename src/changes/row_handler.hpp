@@ -32,9 +32,10 @@ public:
   virtual void started(int server_version) = 0;
   /** Views are valid during the call only. */
   virtual void relation(const transaction& in, const postgres::pgoutput::relation& r) = 0;
-  virtual void insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) = 0;
-  virtual void update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) = 0;
-  virtual void delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) = 0;
+  /** This and the next two: false when something must be looked up first. Then nothing was added, and the change comes again after `resolve`. */
+  [[nodiscard]] virtual bool insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) = 0;
+  [[nodiscard]] virtual bool update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) = 0;
+  [[nodiscard]] virtual bool delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) = 0;
   virtual void truncate(const transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) = 0;
   /** A message `postbus:NAME` of Postbus's own SQL. Anyone may have forged it: it is a hint and no more. */
   virtual void internal(const transaction& in, std::string_view name, std::string_view content) = 0;

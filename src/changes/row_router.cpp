@@ -34,14 +34,14 @@ void row_router::relation(const transaction& in, const pgoutput::relation& r) {
   of(r.oid).relation(in, r);
 }
 
-void row_router::insert(const transaction& in, const pgoutput::insert& change, bus::batch& out) {
-  of(change.relation).insert(in, change, out);
+bool row_router::insert(const transaction& in, const pgoutput::insert& change, bus::batch& out) {
+  return of(change.relation).insert(in, change, out);
 }
-void row_router::update(const transaction& in, const pgoutput::update& change, bus::batch& out) {
-  of(change.relation).update(in, change, out);
+bool row_router::update(const transaction& in, const pgoutput::update& change, bus::batch& out) {
+  return of(change.relation).update(in, change, out);
 }
-void row_router::delete_(const transaction& in, const pgoutput::delete_& change, bus::batch& out) {
-  of(change.relation).delete_(in, change, out);
+bool row_router::delete_(const transaction& in, const pgoutput::delete_& change, bus::batch& out) {
+  return of(change.relation).delete_(in, change, out);
 }
 
 void row_router::truncate(const transaction& in, const pgoutput::truncate& change, bus::batch& out) {

@@ -24,9 +24,9 @@ public:
   void begins_at(const bus::position& from) override;
   void started(int server_version) override;
   void relation(const transaction& in, const postgres::pgoutput::relation& r) override;
-  void insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
-  void update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
-  void delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
+  bool insert(const transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
+  bool update(const transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
+  bool delete_(const transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
   void truncate(const transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) override;
   void internal(const transaction& in, std::string_view name, std::string_view content) override;
   bool wants_to_resolve() const override;

@@ -38,7 +38,7 @@ bool begin_at(postgres::replication_stream& stream, std::uint64_t resume_lsn) {
 }  // namespace
 
 slot_keeper::slot_keeper(asio::any_io_executor executor, settings given, std::function<void(std::string)> waiting)
-    : settings_{given}, waiting_{std::move(waiting)}, timer_{std::move(executor)} {
+    : settings_{given}, waiting_{std::move(waiting)}, timer_{executor} {
   past_.wanted = given.wanted;
 }
 

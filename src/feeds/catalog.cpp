@@ -124,7 +124,8 @@ asio::awaitable<result<std::string>> find_feed(postgres::connection& session, st
   const postgres::parameter parameters[] = {table};
   // A feed's own name first: there may be another table that SQL would take the same text for.
   auto found = co_await session.query(embedded_sql::find("statements/feeds/find_exactly.sql"), parameters, deadline);
-  if (found && found->size() == 0) found = co_await session.query(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
+  if (found && found->size() == 0)
+    found = co_await session.query_in_own_path(embedded_sql::find("statements/feeds/find.sql"), parameters, deadline);
   if (!found) {
     if (is_no_table_name(postgres::sqlstate(found.error()))) co_return no_table_name(table);
     co_return found.error();

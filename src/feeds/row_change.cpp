@@ -17,13 +17,13 @@ struct origin_head {
 };
 static_assert(std::is_trivially_copyable_v<origin_head>);
 
-void append_member(std::string& out, const table_description::column& c, const pgoutput::value& v) {
+/** False: the value does not fit its type; see append_value. */
+bool append_member(std::string& out, const table_description::column& c, const pgoutput::value& v) {
   if (out.back() != '{') out += ',';
   out += c.key_text;
-  if (v.kind == pgoutput::value_kind::null)
-    out += "null";
-  else
-    append_value(out, *c.type, v.bytes);
+  if (v.kind != pgoutput::value_kind::null) return append_value(out, *c.type, v.bytes);
+  out += "null";
+  return true;
 }
 
 }  // namespace
@@ -65,9 +65,10 @@ column_set both(const column_set& a, const column_set& b) {
   return out;
 }
 
-void append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
+bool append_columns(std::string& out, const table_description& t, const pgoutput::tuple& row, const pgoutput::tuple* old,
                     const column_set& wanted, std::string* left_out) {
   out += '{';
+  bool fits = true;
   auto values = row.values();
   auto old_values = old ? old->values() : pgoutput::value_reader{};
   for (std::size_t i = 0; i < t.columns.size(); ++i) {
@@ -87,20 +88,23 @@ void append_columns(std::string& out, const table_description& t, const pgoutput
         continue;
       }
     }
-    append_member(out, c, *v);
+    fits &= append_member(out, c, *v);
   }
   out += '}';
+  return fits;
 }
 
-void append_old_columns(std::string& out, const table_description& t, const pgoutput::tuple& old, const column_set& wanted) {
+bool append_old_columns(std::string& out, const table_description& t, const pgoutput::tuple& old, const column_set& wanted) {
   out += '{';
+  bool fits = true;
   auto values = old.values();
   for (std::size_t i = 0; i < t.columns.size(); ++i) {
     const auto v = values.next();
     if (!v) break;
-    if (wanted[i] && is_told(t, i, *v)) append_member(out, t.columns[i], *v);
+    if (wanted[i] && is_told(t, i, *v)) fits &= append_member(out, t.columns[i], *v);
   }
   out += '}';
+  return fits;
 }
 
 }  // namespace postbus::feeds

@@ -73,13 +73,14 @@ inline bool is_told(const table_description& t, std::size_t column, const postgr
 }
 
 /** Appends what `old`, a row before an update or delete, tells of the columns `wanted`, as an object. */
-void append_old_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& old, const column_set& wanted);
+bool append_old_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& old, const column_set& wanted);
 
 /**
  * Appends the columns `wanted` of `row` as an object. TOASTed values that an update did not touch come from `old` (null: not
- * known), else the column is left out and its name added to `left_out` (null: nobody asks).
+ * known), else the column is left out and its name added to `left_out` (null: nobody asks). False: a value is not what its type
+ * promises (append_value).
  */
-void append_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& row,
+bool append_columns(std::string& out, const table_description& t, const postgres::pgoutput::tuple& row,
                     const postgres::pgoutput::tuple* old, const column_set& wanted, std::string* left_out);
 
 }  // namespace postbus::feeds

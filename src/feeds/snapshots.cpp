@@ -367,6 +367,7 @@ asio::awaitable<result<>> snapshots::join(one& o, postgres::connection& session)
 std::vector<snapshots::progress> snapshots::under_way() const {
   std::vector<progress> all;
   const std::scoped_lock lock{guard_};
+  all.reserve(current_.size());
   for (const auto& [channel, o] : current_)
     all.push_back({std::string{bus::public_name(channel)}, o->shown && o->shown->filter() ? std::string{o->shown->filter()->sql()} : "",
                    o->rows->rows(), o->rows->estimated.load(), o->rows->readers(), o->complete});

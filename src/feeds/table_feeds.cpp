@@ -17,6 +17,11 @@
 // read anew when that message comes, as seen with that transaction visible: a change is never shown under older options
 // than those at its place in the stream, but may be under newer ones when the reader is behind. A relation that is published and not in
 // the list (unwatched meanwhile, or published by hand) has no feed.
+//
+// Types: the stream tells nothing of ALTER TYPE. What was looked up is looked up again when a new stream begins, when the stream tells a
+// relation once more, as it does when anything about the table changed, and when a value is not what its type promises: that row is
+// handed over again. So an attribute that comes or goes is in the first row that was written with it; a new name of one, at the
+// relation's next telling.
 #include "feeds/table_feeds.hpp"
 
 #include <algorithm>
@@ -42,10 +47,18 @@ bool same_columns(std::string_view a, std::string_view b) {
   }
 }
 
+/** The types that are never looked up. */
+const type_table& own_to_postgres() {
+  static const type_table only;
+  return only;
+}
+
 }  // namespace
 
 struct table_feeds::table {
   std::string bytes;  ///< the relation message's columns: equal bytes, equal columns
+  bool told{true};    ///< by this stream
+  bool own_types{};   ///< a column is of a type that is not PostgreSQL's own
   std::shared_ptr<table_description> description;
   bool used{};        ///< events carry the description, so it is not changed any more
   std::string notify;
@@ -67,7 +80,8 @@ table_feeds::~table_feeds() = default;
 
 void table_feeds::started(int) {
   // Tables are kept: the stream tells them anew, and a change of their columns while we were away is noticed.
-  stale_ = true;
+  for (auto& [id, t] : tables_) t->told = false;
+  stale_ = types_stale_ = true;
   stale_xid_ = 0;
   told_last_ = 0;
   found_at_.reset();
@@ -96,9 +110,14 @@ void table_feeds::describe(const pgoutput::relation& r) {
   const auto schema = r.schema.empty() ? std::string_view{"pg_catalog"} : r.schema;
   if (held != nullptr) {
     const auto& d = *held->description;
-    if (d.schema == schema && d.name == r.name && held->bytes == r.column_bytes && d.identity == r.identity) return;
+    if (d.schema == schema && d.name == r.name && held->bytes == r.column_bytes && d.identity == r.identity) {
+      types_stale_ |= known->second->told && known->second->own_types;
+      known->second->told = true;
+      return;
+    }
   }
   bool changed = held != nullptr && !same_columns(held->bytes, r.column_bytes);
+  const bool told_again = held != nullptr && held->told;
   if (held == nullptr)  // a table that was dropped and made anew under its name
     erase_if(tables_, [&](const auto& other) {
       if (!other.second || other.second->description->schema != schema || other.second->description->name != r.name) return false;
@@ -125,6 +144,7 @@ void table_feeds::describe(const pgoutput::relation& r) {
     made.type_oid = c->type_oid;
     made.type_modifier = c->type_modifier;
     made.type = types_->find(c->type_oid);
+    t.own_types |= !own_to_postgres().find(c->type_oid);
     d.in_identity.push_back(c->key);
     if (!made.type) unknown_types_.push_back(c->type_oid);
   }
@@ -136,6 +156,7 @@ void table_feeds::describe(const pgoutput::relation& r) {
   append_json_string(d.head, d.name);
   d.head += R"(,"action":")";
   if (changed) unnamed_.push_back(r.oid);
+  types_stale_ |= t.own_types && (changed || told_again);
   const std::scoped_lock lock{guard_};
   apply_options(t);
   if (!t.watched) stale_ = true;
@@ -182,15 +203,8 @@ boost::asio::awaitable<result<>> table_feeds::resolve() {
     watched_ = std::move(*all);
     for (auto& [id, t] : tables_) apply_options(*t);
   }
-  if (!unknown_types_.empty()) {
-    auto found = co_await catalog_->types(unknown_types_);
-    if (!found) co_return found.error();
-    types_->add(*found, unknown_types_);
-    unknown_types_.clear();
-    for (auto& [id, t] : tables_)
-      for (auto& c : t->description->columns)
-        if (!c.type) c.type = types_->find(c.type_oid);
-  }
+  if (types_stale_ || !unknown_types_.empty())
+    if (auto resolved = co_await resolve_types(); !resolved) co_return resolved;
   while (!unnamed_.empty()) {
     const auto t = tables_.find(unnamed_.back());
     if (t != tables_.end() && t->second->watched) {
@@ -201,6 +215,51 @@ boost::asio::awaitable<result<>> table_feeds::resolve() {
     unnamed_.pop_back();
   }
   co_return result<>{};
+}
+
+/** Looks up the types that are not known, or all again. What a description in use refers to stays as it is. */
+boost::asio::awaitable<result<>> table_feeds::resolve_types() {
+  auto asked = std::exchange(unknown_types_, {});
+  const bool again = std::exchange(types_stale_, false), misfit = std::exchange(misfit_, false);
+  if (again)
+    for (const auto& [id, t] : tables_)
+      for (const auto& c : t->description->columns)
+        if (!own_to_postgres().find(c.type_oid)) asked.push_back(c.type_oid);
+  if (asked.empty()) co_return result<>{};
+  std::ranges::sort(asked);
+  asked.erase(std::ranges::unique(asked).begin(), asked.end());
+  auto found = co_await catalog_->types(asked);
+  if (!found) {
+    types_stale_ = true;
+    co_return found.error();
+  }
+  std::map<oid, type_row> rows;
+  for (const auto& row : *found) rows.emplace(row.type, row);
+  if (!again) {
+    type_rows_.merge(rows);
+  } else if (rows == type_rows_) {
+    if (misfit) misfits_until_ = steady::now() + std::chrono::seconds{1};
+  } else {
+    type_rows_ = std::move(rows);
+    types_ = std::make_shared<type_table>();
+  }
+  types_->add(*found, asked);
+  for (auto& [id, t] : tables_) {
+    const auto known = [](const table_description::column& c) { return c.type != nullptr; };
+    if (t->description->types == types_ && std::ranges::all_of(t->description->columns, known)) continue;
+    if (std::exchange(t->used, false)) t->description = std::make_shared<table_description>(*t->description);
+    t->description->types = types_;
+    for (auto& c : t->description->columns) c.type = types_->find(c.type_oid);
+  }
+  co_return result<>{};
+}
+
+/** For a row with a value that is not what its type promises: whether to look the types up, as they were for that row's transaction at least, and have the row come again. */
+bool table_feeds::look_again(const changes::transaction& in, bool fits) {
+  if (fits || steady::now() < misfits_until_) return false;
+  stale_ = types_stale_ = misfit_ = true;
+  stale_xid_ = in.xid;
+  return true;
 }
 
 void table_feeds::internal(const changes::transaction& in, std::string_view name, std::string_view) {
@@ -277,41 +336,47 @@ void table_feeds::close(table& t, const row_change& change, const changes::trans
   pending_.push_back(std::move(made));
 }
 
-void table_feeds::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
+bool table_feeds::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
   auto* const t = find(change.relation);
-  if (!t) return;
+  if (!t) return true;
   open(*t, "INSERT");
-  append_columns(json_, *t->description, change.row, nullptr, t->description->shown, &left_out_);
+  const bool fits = append_columns(json_, *t->description, change.row, nullptr, t->description->shown, &left_out_);
+  if (look_again(in, fits)) return false;
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::insert, .row = change.row}, in, out);
   announce(*t, in, out);
+  return true;
 }
 
-void table_feeds::update(const changes::transaction& in, const pgoutput::update& change, bus::batch& out) {
+bool table_feeds::update(const changes::transaction& in, const pgoutput::update& change, bus::batch& out) {
   auto* const t = find(change.relation);
-  if (!t) return;
+  if (!t) return true;
   const auto& d = *t->description;
   open(*t, "UPDATE");
   const bool has_old = change.old_kind != pgoutput::old_row::none;
-  append_columns(json_, d, change.row, has_old ? &change.old : nullptr, d.shown, &left_out_);
+  bool fits = append_columns(json_, d, change.row, has_old ? &change.old : nullptr, d.shown, &left_out_);
   data_end_ = json_.size();
   if (has_old) {
     json_ += R"(,"old":)";
-    append_old_columns(json_, d, change.old, d.shown);
+    fits &= append_old_columns(json_, d, change.old, d.shown);
   }
+  if (look_again(in, fits)) return false;
   close(*t, {.kind = bus::kind::update, .old_kind = change.old_kind, .old = change.old, .row = change.row}, in, out);
   announce(*t, in, out);
+  return true;
 }
 
-void table_feeds::delete_(const changes::transaction& in, const pgoutput::delete_& change, bus::batch& out) {
+bool table_feeds::delete_(const changes::transaction& in, const pgoutput::delete_& change, bus::batch& out) {
   auto* const t = find(change.relation);
-  if (!t) return;
+  if (!t) return true;
   const auto& d = *t->description;
   open(*t, "DELETE");
-  append_old_columns(json_, d, change.old, d.shown);
+  const bool fits = append_old_columns(json_, d, change.old, d.shown);
+  if (look_again(in, fits)) return false;
   data_end_ = json_.size();
   close(*t, {.kind = bus::kind::delete_, .old_kind = change.old_kind, .old = change.old}, in, out);
   announce(*t, in, out);
+  return true;
 }
 
 void table_feeds::truncate(const changes::transaction& in, const pgoutput::truncate& change, bus::batch& out) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <boost/unordered/unordered_flat_map.hpp>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -8,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "changes/row_handler.hpp"
 #include "feeds/catalog.hpp"
 #include "feeds/row_change.hpp"
@@ -32,12 +34,12 @@ public:
 
   void started(int server_version) override;
   void relation(const changes::transaction& in, const postgres::pgoutput::relation& r) override;
-  void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
-  void update(const changes::transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
-  void delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
+  bool insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
+  bool update(const changes::transaction& in, const postgres::pgoutput::update& change, bus::batch& out) override;
+  bool delete_(const changes::transaction& in, const postgres::pgoutput::delete_& change, bus::batch& out) override;
   void truncate(const changes::transaction& in, const postgres::pgoutput::truncate& change, bus::batch& out) override;
   void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
-  bool wants_to_resolve() const override { return stale_ || !unknown_types_.empty() || !unnamed_.empty(); }
+  bool wants_to_resolve() const override { return stale_ || types_stale_ || !unknown_types_.empty() || !unnamed_.empty(); }
   boost::asio::awaitable<result<>> resolve() override;
   void committed(std::span<bus::event* const> events, std::size_t known) override;
   void abandoned() override;
@@ -59,6 +61,8 @@ private:
   void describe(const postgres::pgoutput::relation& r);
   table* find(std::uint32_t relation);
   void apply_options(table& t);
+  bool look_again(const changes::transaction& in, bool fits);
+  boost::asio::awaitable<result<>> resolve_types();
   void announce(table& t, const changes::transaction& in, bus::batch& out, std::uint32_t number = 0);
   void open(const table& t, std::string_view action);
   void close(table& t, const row_change& change, const changes::transaction& in, bus::batch& out, std::uint32_t number = 0);
@@ -68,9 +72,13 @@ private:
   std::shared_ptr<type_table> types_ = std::make_shared<type_table>();
   std::shared_ptr<view_registry> views_ = std::make_shared<view_registry>();
   boost::unordered_flat_map<std::uint32_t, std::unique_ptr<table>> tables_;  ///< by relation id of the stream
+  std::map<oid, type_row> type_rows_;  ///< what they were made from
   std::uint32_t told_last_{};  ///< the relation message that no row has followed yet; 0: none
   std::optional<std::uint64_t> found_at_;  ///< where the WAL was when the catalog's partitions were read; the stream has not come past it
   std::vector<oid> unknown_types_;
+  bool types_stale_{};  ///< types that are not PostgreSQL's own must be looked up again
+  bool misfit_{};  ///< because a value is not what its type promises
+  steady::time_point misfits_until_{};  ///< that was no use a moment ago: until then values are taken as they come
   std::vector<std::uint32_t> unnamed_;  ///< tables whose columns have changed and whose types' names are looked up for the event that tells
   bool stale_{true};  ///< the list of watched tables must be read anew
   std::uint64_t stale_xid_{};  ///< as seen by this transaction; 0: now

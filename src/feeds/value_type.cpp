@@ -100,8 +100,8 @@ bool take_plain(std::string_view& text, std::string& plain, std::string_view end
   return !text.empty();
 }
 
-/** One level of an array from its `{` on, and behind it what follows. */
-bool append_array(std::string& out, const value_type& type, const value_type& element, std::string_view& text, int depth) {
+/** One level of an array from its `{` on, and behind it what follows. `fits`: cleared when an element is not what its type promises. */
+bool append_array(std::string& out, const value_type& type, const value_type& element, std::string_view& text, int depth, bool& fits) {
   if (depth > 6 || text.empty() || text.front() != '{') return false;  // MAXDIM is 6
   text.remove_prefix(1);
   out += '[';
@@ -111,7 +111,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
     if (first && text.starts_with('}')) break;
     if (!first) out += ',';
     if (text.starts_with('{')) {
-      if (!append_array(out, type, element, text, depth + 1)) return false;
+      if (!append_array(out, type, element, text, depth + 1, fits)) return false;
     } else {
       plain.clear();
       const bool quoted = text.starts_with('"');
@@ -120,7 +120,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
       if (!quoted && plain == "NULL")
         out += "null";
       else
-        append_value(out, element, plain);
+        fits &= append_value(out, element, plain);
     }
     if (text.empty()) return false;
     if (text.front() == '}') break;
@@ -132,7 +132,7 @@ bool append_array(std::string& out, const value_type& type, const value_type& el
   return true;
 }
 
-bool append_composite(std::string& out, const value_type& type, std::string_view text) {
+bool append_composite(std::string& out, const value_type& type, std::string_view text, bool& fits) {
   if (text.empty() || text.front() != '(') return false;
   text.remove_prefix(1);
   out += '{';
@@ -154,7 +154,7 @@ bool append_composite(std::string& out, const value_type& type, std::string_view
     // Parts may be quoted and not, one after the other.
     while (!text.empty() && text.front() != ',' && text.front() != ')')
       if (!(text.front() == '"' ? unquote(text, plain, true) : take_plain(text, plain, ",)\""))) return false;
-    append_value(out, *field.of, plain);
+    fits &= append_value(out, *field.of, plain);
   }
   out += '}';
   return text == ")";
@@ -174,28 +174,29 @@ bool append_vector(std::string& out, const value_type& element, std::string_view
 
 }  // namespace
 
-void append_value(std::string& out, const value_type& type, std::string_view text) {
+bool append_value(std::string& out, const value_type& type, std::string_view text) {
   const auto start = out.size();
-  bool written = true;
+  bool written = true, fits = true;
   switch (type.form) {
-    case shape::text: return append_json_string(out, text);
-    case shape::number: return append_number(out, text);
-    case shape::boolean: out += text == "t" ? "true" : "false"; return;
-    case shape::json: out += text; return;
-    case shape::timestamp: return append_timestamp(out, text, false);
-    case shape::timestamptz: return append_timestamp(out, text, true);
+    case shape::text: append_json_string(out, text); break;
+    case shape::number: append_number(out, text); break;
+    case shape::boolean: out += text == "t" ? "true" : "false"; break;
+    case shape::json: out += text; break;
+    case shape::timestamp: append_timestamp(out, text, false); break;
+    case shape::timestamptz: append_timestamp(out, text, true); break;
     case shape::array: {
       // [0:2]={…} where a bound is not 1
       if (text.starts_with('[')) text.remove_prefix(std::min(text.size(), text.find('=') + 1));
-      written = type.of != nullptr && append_array(out, type, *type.of, text, 1) && text.empty();
+      written = type.of != nullptr && append_array(out, type, *type.of, text, 1, fits) && text.empty();
       break;
     }
     case shape::vector: written = type.of != nullptr && append_vector(out, *type.of, text); break;
-    case shape::composite: written = append_composite(out, type, text); break;
+    case shape::composite: written = append_composite(out, type, text, fits); break;
   }
-  if (written) return;
+  if (written) return fits;
   out.resize(start);
   append_json_string(out, text);
+  return false;
 }
 
 type_table::type_table() {

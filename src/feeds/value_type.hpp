@@ -46,8 +46,10 @@ struct type_row {
   struct attribute {
     std::string name;
     oid type{};
+    bool operator==(const attribute&) const = default;
   };
   std::vector<attribute> attributes;  ///< composites
+  bool operator==(const type_row&) const = default;
 };
 
 /**
@@ -70,7 +72,10 @@ private:
   std::vector<std::unique_ptr<value_type>> made_;
 };
 
-/** Appends a value given in text form (datestyle ISO, timezone UTC) as row_to_json would write it; as a string where the text is not what `type` promises. */
-void append_value(std::string& out, const value_type& type, std::string_view text);
+/**
+ * Appends a value given in text form (datestyle ISO, timezone UTC) as row_to_json would write it. False: the text, or a part of it,
+ * is not what `type` promises, and stands there as a string.
+ */
+bool append_value(std::string& out, const value_type& type, std::string_view text);
 
 }  // namespace postbus::feeds

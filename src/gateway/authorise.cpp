@@ -1,6 +1,10 @@
 #include "gateway/authorise.hpp"
 
+#include <algorithm>
+
+#include "base/ascii.hpp"
 #include "base/metrics.hpp"
+#include "feeds/feed_name.hpp"
 #include "gateway/session.hpp"
 
 namespace postbus::gateway {
@@ -21,6 +25,22 @@ bool permits(loop& home, const identity* who, right what, std::string_view name)
   if (!tokens) return true;
   const auto* const mine = who == nullptr ? nullptr : tokens->find(who->digest);
   return mine != nullptr && mine->may(what, name);
+}
+
+std::string feed_named(std::string_view table) {
+  return std::string{feeds::feed_prefix} + (table.contains('.') ? "" : "public.") + std::string{table};
+}
+
+bool may_name_table(loop& home, const identity* who, std::string_view table) {
+  const auto tokens = home.shared().tokens.load();
+  if (!tokens) return true;
+  const auto* const mine = who == nullptr ? nullptr : tokens->find(who->digest);
+  if (mine == nullptr || !mine->may_some(right::listen, feeds::feed_prefix)) return false;
+  // Without a schema, or with parts in quotes, only the database knows; else it is the name, or the name as SQL folds it.
+  if (!table.contains('.') || table.find_first_of("\" \t\n\r\f\v") != table.npos) return true;
+  auto folded = feed_named(table);
+  std::ranges::transform(folded, folded.begin(), ascii_lower);
+  return mine->may(right::listen, feed_named(table)) || mine->may(right::listen, folded);
 }
 
 result<> authorise(loop& home, const identity* who, right what, std::string_view name) {

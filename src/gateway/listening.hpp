@@ -35,7 +35,7 @@ public:
   const bus::position& since() const { return since_; }
 
 private:
-  void swap(plain_lease& other) {
+  void swap(plain_lease& other) noexcept {
     std::swap(from_, other.from_);
     std::swap(channel_, other.channel_);
     std::swap(since_, other.since_);

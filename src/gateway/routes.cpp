@@ -323,15 +323,21 @@ void many_over_websocket(http_session& s) {
 
 // --- Tables
 
-asio::awaitable<void> listen_to_table(loop& home, std::shared_ptr<session*> weak, std::string table) {
+asio::awaitable<void> listen_to_known_table(loop& home, std::shared_ptr<session*> weak, std::string table) {
   const auto channel = co_await home.shared().behind.feed_channel(table);
   auto* const s = static_cast<http_session*>(*weak);
   if (s == nullptr || s->closed()) co_return;
   if (channel && permits(home, s->who(), right::listen, *channel)) co_return listen(*s, *channel, true);
   // Whom the table's channel is closed to is answered by the name alone, as if there were no such table.
-  const auto named = std::string{feeds::feed_prefix} + (table.contains('.') ? "" : "public.") + table;
-  if (auto may = authorise(home, s->who(), right::listen, named); !may) co_return s->fail(may.error());
+  if (auto may = authorise(home, s->who(), right::listen, feed_named(table)); !may) co_return s->fail(may.error());
   s->fail(channel ? feeds::not_watched(table) : channel.error());
+}
+
+/** `/v1/tables/{table}`. The database is asked which feed it is only for those to whom it may be open. */
+void listen_to_table(http_session& s, const std::string& table) {
+  if (!may_name_table(s.home(), s.who(), table))
+    if (auto may = authorise(s.home(), s.who(), right::listen, feed_named(table)); !may) return s.fail(may.error());
+  s.home().spawn("feed", listen_to_known_table(s.home(), s.weak(), table));
 }
 
 // --- The rest
@@ -411,8 +417,7 @@ void route(http_session& s) {
     return s.fail({errc::method_not_allowed, std::string{request.method_text()} + " is not answered here"});
 
   if (path.size() == 3 && path[0] == "v1" && path[1] == "channels") return listen(s, path[2]);
-  if (path.size() == 3 && path[0] == "v1" && path[1] == "tables")
-    return s.home().spawn("feed", listen_to_table(s.home(), s.weak(), path[2]));
+  if (path.size() == 3 && path[0] == "v1" && path[1] == "tables") return listen_to_table(s, path[2]);
   if (is({"v1", "events"})) return listen_to_many(s);
   if (is({"v1", "ws"})) return many_over_websocket(s);
   if (is({"wait"})) return classic_wait(s);

@@ -146,11 +146,13 @@ result<grant_pattern> grant_pattern::parse(std::string_view text) {
   return grant_pattern{text};
 }
 
-bool grant_pattern::matches(std::string_view name) const {
+/** `goes_on`: more may follow behind the name's last separator. */
+bool grant_pattern::fits(std::string_view name, bool goes_on) const {
   std::string_view pattern{text_};
   const bool open = pattern.ends_with("**");
   if (open) pattern.remove_suffix(2);
   for (;;) {
+    if (goes_on && name.empty()) return true;
     const auto end = segment_end(pattern);
     const auto segment = pattern.substr(0, end);
     const auto name_end = segment_end(name);
@@ -171,6 +173,10 @@ bool grant_pattern::matches(std::string_view name) const {
 bool token::may(right what, std::string_view name_of_thing) const {
   return admin ||
          std::ranges::any_of(grants[static_cast<std::size_t>(what)], [&](const grant_pattern& p) { return p.matches(name_of_thing); });
+}
+
+bool token::may_some(right what, std::string_view prefix) const {
+  return admin || std::ranges::any_of(grants[static_cast<std::size_t>(what)], [&](const grant_pattern& p) { return p.reaches(prefix); });
 }
 
 result<std::shared_ptr<const token_set>> token_set::load(const std::filesystem::path& file) {

@@ -22,11 +22,14 @@ enum class right : std::uint8_t { listen, post, work, read };
 class grant_pattern {
 public:
   static result<grant_pattern> parse(std::string_view text);
-  bool matches(std::string_view name) const;
+  bool matches(std::string_view name) const { return fits(name, false); }
+  /** Whether it matches some name that begins with `prefix`, which ends with a separator. */
+  bool reaches(std::string_view prefix) const { return fits(prefix, true); }
   std::string_view text() const { return text_; }
 
 private:
   explicit grant_pattern(std::string_view text) : text_{text} {}
+  bool fits(std::string_view name, bool goes_on) const;
   std::string text_;
 };
 
@@ -45,6 +48,8 @@ struct token {
   bool admin{};                                      ///< may do everything
 
   bool may(right what, std::string_view name_of_thing) const;
+  /** Whether it may with any name that begins with `prefix`, which ends with a separator. */
+  bool may_some(right what, std::string_view prefix) const;
 };
 
 /** The tokens file (TOML) as read once: immutable, shared by every session. */

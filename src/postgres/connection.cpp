@@ -144,7 +144,8 @@ asio::awaitable<result<>> connection::impl::connect(const connect_options& optio
   }
   if (PQsetnonblocking(pg, 1) != 0) co_return lost();
   ready->assign(PQsocket(pg));
-  co_return result<>{};
+  if (options.own_search_path) co_return result<>{};
+  co_return co_await pin_search_path(deadline);
 }
 
 asio::awaitable<result<>> connection::impl::flush(steady::time_point deadline) {
@@ -230,6 +231,12 @@ result<> connection::impl::send(std::string_view sql, std::span<const parameter>
 asio::awaitable<result<rows>> connection::impl::query(std::string_view sql, std::span<const parameter> parameters,
                                                       steady::duration within) {
   if (!pg) co_return closed();
+  if (must_pin()) {
+    const statement alone[] = {{.sql = sql, .parameters = parameters}};
+    auto done = co_await pipeline(alone, within);
+    if (!done) co_return done.error();
+    co_return std::move(done->front());
+  }
   const auto deadline = deadline_after(within);
   if (auto fit = check(sql, parameters); !fit) co_return fit.error();
   if (auto sent = send(sql, parameters); !sent) co_return sent.error();
@@ -241,7 +248,9 @@ asio::awaitable<result<rows>> connection::impl::execute(std::string_view sql, st
   if (!pg) co_return closed();
   const auto deadline = deadline_after(within);
   if (auto fit = check(sql, {}); !fit) co_return fit.error();
-  if (!PQsendQuery(pg, std::string{sql}.c_str())) co_return lost();
+  std::string text{must_pin() ? pin_transaction() : std::string_view{}};
+  text += sql;
+  if (!PQsendQuery(pg, text.c_str())) co_return lost();
   if (auto flushed = co_await flush(deadline); !flushed) co_return flushed.error();
   co_return co_await last_result(deadline);
 }
@@ -252,9 +261,13 @@ asio::awaitable<result<std::vector<result<rows>>>> connection::impl::pipeline(st
   const auto deadline = deadline_after(within);
   for (const auto& one : statements)
     if (auto fit = check(one.sql, one.parameters); !fit) co_return fit.error();
+  const bool pinning = must_pin();
   if (!PQenterPipelineMode(pg)) co_return lost();
   const auto ends_transaction = [&](std::size_t i) { return i + 1 == statements.size() || !statements[i].with_next; };
+  const auto pins = [&](std::size_t i) { return pinning && (i == 0 || ends_transaction(i - 1)); };
   for (std::size_t i = 0; i < statements.size(); ++i) {
+    if (pins(i))
+      if (auto sent = send(pin_transaction(), {}); !sent) co_return sent.error();
     if (auto sent = send(statements[i].sql, statements[i].parameters); !sent) co_return sent.error();
     if (ends_transaction(i) && !PQpipelineSync(pg)) co_return lost();
   }
@@ -262,9 +275,13 @@ asio::awaitable<result<std::vector<result<rows>>>> connection::impl::pipeline(st
   std::vector<result<rows>> results;
   results.reserve(statements.size());
   for (std::size_t i = 0; i < statements.size(); ++i) {
+    result<> pinned;
+    if (pins(i))
+      if (auto set = co_await last_result(deadline); !set) pinned = set.error();
+    if (!pg) co_return pinned.error();
     auto one = co_await last_result(deadline);
     if (!pg) co_return one.error();
-    results.push_back(std::move(one));
+    results.push_back(pinned ? std::move(one) : result<rows>{pinned.error()});
     if (!ends_transaction(i)) continue;
     auto committed = co_await take_sync(deadline);
     if (!pg) co_return committed.error();
@@ -323,6 +340,10 @@ asio::awaitable<result<connection>> connection::open(connect_options options) {
 asio::awaitable<result<rows>> connection::query(std::string_view sql, std::span<const parameter> parameters, steady::duration deadline) {
   return impl_->query(sql, parameters, deadline);
 }
+asio::awaitable<result<rows>> connection::query_in_own_path(std::string_view sql, std::span<const parameter> parameters,
+                                                            steady::duration deadline) {
+  return impl_->query_in_own_path(sql, parameters, deadline);
+}
 asio::awaitable<result<rows>> connection::execute(std::string_view sql, steady::duration deadline) { return impl_->execute(sql, deadline); }
 asio::awaitable<result<std::vector<result<rows>>>> connection::pipeline(std::span<const statement> statements, steady::duration deadline) {
   return impl_->pipeline(statements, deadline);
@@ -336,6 +357,7 @@ void connection::wake() {
 }
 int connection::server_version() const { return impl_->pg ? PQserverVersion(impl_->pg) : 0; }
 int connection::backend_pid() const { return impl_->pg ? PQbackendPID(impl_->pg) : 0; }
+bool connection::pooled() const { return impl_->pooled; }
 int connection::socket() const { return impl_->pg ? PQsocket(impl_->pg) : -1; }
 bool connection::is_open() const { return impl_ && impl_->pg; }
 void connection::close() { impl_->close(); }

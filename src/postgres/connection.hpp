@@ -56,6 +56,7 @@ struct connect_options {
   bool replication{};                          ///< replication=database: simple protocol only
   std::string session_options{};               ///< goes to libpq's `options`, e.g. "-c datestyle=ISO"
   steady::duration deadline{std::chrono::seconds{10}};
+  bool own_search_path{};  ///< keeps the role's, for SQL that is a user's own; statements of ours run under pg_catalog alone
 };
 
 /** One parameter: nullopt is NULL. */
@@ -70,6 +71,9 @@ using parameter = std::optional<std::string_view>;
  * libpq 15 has no way to cancel a statement without blocking, so a deadline that passes closes the session, and the
  * statement's outcome is unknown. TCP keep-alive and tcp_user_timeout are set on every session (the URL may set others),
  * so that a half-open socket with data on its way is noticed within seconds.
+ * Statements find nothing by its bare name but what stands in pg_catalog, whatever the role's search_path is: who may create
+ * functions or operators in a schema of it cannot make our statements call them. Behind a transaction pooler the server's
+ * sessions are others' as well, and the path is set for each transaction.
  * Host names are looked up on Asio's resolver thread, not by libpq, which would block.
  * Source: PostgreSQL manual, "Asynchronous Command Processing", "Pipeline Mode", "Functions Associated with the COPY Command".
  */
@@ -84,6 +88,11 @@ public:
 
   /** Runs one statement with bound parameters (extended protocol). Of a refused one sqlstate(error) tells the SQLSTATE. */
   asio::awaitable<result<rows>> query(std::string_view sql, std::span<const parameter> parameters, steady::duration deadline);
+  /**
+   * As query, under the role's own search_path: for names of tables as a user gives them. All else in the statement must be
+   * written with its schema.
+   */
+  asio::awaitable<result<rows>> query_in_own_path(std::string_view sql, std::span<const parameter> parameters, steady::duration deadline);
   /** Runs one or more statements without parameters (simple protocol); the last one's rows. Needed on replication sessions. */
   asio::awaitable<result<rows>> execute(std::string_view sql, steady::duration deadline);
   /**
@@ -143,6 +152,8 @@ public:
 
   int server_version() const;  ///< 150020 for 15.20
   int backend_pid() const;
+  /** A pooler stands between, and the server runs statements in another process than backend_pid(). Not known where own_search_path is kept. */
+  bool pooled() const;
   int socket() const;
   bool is_open() const;
   void close();

@@ -44,6 +44,14 @@ struct connection::impl {
 
   asio::awaitable<result<>> connect(const connect_options& options);
 
+  // The search path: connection_path.cpp.
+
+  /** Before the first other statement: pins the path for the session, or finds that it must be for each transaction. */
+  asio::awaitable<result<>> pin_search_path(steady::time_point deadline);
+  /** The next statement begins a transaction that must pin the path itself. */
+  bool must_pin() const;
+  asio::awaitable<result<rows>> query_in_own_path(std::string_view sql, std::span<const parameter> parameters, steady::duration within);
+
   /** Sends all that libpq holds, reading meanwhile. */
   asio::awaitable<result<>> flush(steady::time_point deadline);
 
@@ -96,10 +104,14 @@ struct connection::impl {
   char* copy_buffer{};
   std::size_t copy_size{};
   bool copy_fetched{};  ///< wait_copy_data has taken the next message already
+  bool pooled{};
   bool broken{};  ///< found while copying: nothing more can be read
   int eager{};
   bool woken{};
 };
+
+/** The statement that pins the search path for its transaction, with a semicolon. */
+std::string_view pin_transaction();
 
 /** No deadline is later than a day from now, so that none overflows. */
 inline steady::time_point deadline_after(steady::duration d) {

@@ -171,8 +171,9 @@ result<> embedded_server::impl::configure() {
 /** The database of our own, so that `postgres` stays for administration. */
 result<> embedded_server::impl::create_database() {
   const auto sockets = folder.sockets().string(), number = fmt::format("{}", port);
-  const char* keys[] = {"host", "port", "user", "password", "dbname", "connect_timeout", nullptr};
-  const char* values[] = {sockets.c_str(), number.c_str(), "postgres", password.c_str(), "postgres", "10", nullptr};
+  const char* keys[] = {"host", "port", "user", "password", "dbname", "connect_timeout", "options", nullptr};
+  const char* values[] = {
+      sockets.c_str(), number.c_str(), "postgres", password.c_str(), "postgres", "10", "-c search_path=pg_catalog,pg_temp", nullptr};
   PGconn* session = ::PQconnectdbParams(keys, values, 0);
   result<> outcome;
   if (::PQstatus(session) != CONNECTION_OK) {

@@ -48,7 +48,7 @@ struct seen {
   bool schema{};
 };
 
-result<seen> read_facts(const rows& answer, int session_pid, database_facts& facts) {
+result<seen> read_facts(const rows& answer, database_facts& facts) {
   if (answer.size() != 1) return error{errc::protocol, "the database does not know the role of its own session"};
   const row_reader row{answer, 0};
   row.number("server_version", facts.server_version);
@@ -59,7 +59,6 @@ result<seen> read_facts(const rows& answer, int session_pid, database_facts& fac
   facts.in_recovery = row.flag("in_recovery");
   facts.wal_level = row.text("wal_level");
   facts.synchronous_commit = row.text("synchronous_commit");
-  facts.first_schema = row.text("first_schema");
   facts.superuser = row.flag("superuser");
   facts.replication_attribute = row.flag("replication_attribute");
   row.number("max_replication_slots", facts.max_replication_slots);
@@ -73,10 +72,6 @@ result<seen> read_facts(const rows& answer, int session_pid, database_facts& fac
   facts.notify_queue_usage = row.real("notify_queue_usage");
   facts.anyone_may_emit = row.flag("anyone_may_emit");
   facts.may_administer = row.flag("may_administer");
-  int backend = 0;
-  row.number("backend_pid", backend);
-  // A pooler answers the start-up itself and makes the process number up; the server that runs the statement has another.
-  facts.pooled = backend != session_pid;
   return seen{row.flag("sees_schema")};
 }
 
@@ -153,8 +148,12 @@ asio::awaitable<result<>> read_watched(connection& session, database_facts& fact
 asio::awaitable<result<>> look_at_transport(connection& session, database_facts& facts, steady::duration deadline) {
   auto answer = co_await ask(session, "statements/probe/facts.sql", deadline);
   if (!answer) co_return answer.error();
-  const auto read = read_facts(*answer, session.backend_pid(), facts);
+  const auto read = read_facts(*answer, facts);
   if (!read) co_return read.error();
+  facts.pooled = session.pooled();
+  auto first = co_await session.query_in_own_path(embedded_sql::find("statements/probe/first_schema.sql"), {}, deadline);
+  if (!first) co_return first.error();
+  facts.first_schema = first->text(0, 0);
   auto slots = co_await ask(session, "statements/probe/slots.sql", deadline);
   if (!slots) co_return slots.error();
   read_slots(*slots, facts);
@@ -166,11 +165,7 @@ asio::awaitable<result<>> look_at_transport(connection& session, database_facts&
 asio::awaitable<result<>> look_for_pooler(std::string direct, database_facts& facts, steady::duration deadline) {
   auto session = co_await connection::open({.conninfo = std::move(direct), .application_name = "postbus probe", .deadline = deadline});
   if (!session) co_return error{session.error().code, "--db-direct: " + session.error().text, session.error().detail};
-  auto pid = co_await ask(*session, "statements/probe/backend_pid.sql", deadline);
-  if (!pid) co_return pid.error();
-  int backend = 0;
-  row_reader{*pid, 0}.number("backend_pid", backend);
-  facts.direct_pooled = backend != session->backend_pid();
+  facts.direct_pooled = session->pooled();
   co_return result<>{};
 }
 

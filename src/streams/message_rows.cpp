@@ -31,22 +31,25 @@ void message_rows::relation(const changes::transaction&, const pgoutput::relatio
   if (!columns_known_) log::error("streams", "postbus.messages has other columns than this version knows: streams are not delivered");
 }
 
-void message_rows::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
-  if (!columns_known_) return;
+bool message_rows::insert(const changes::transaction& in, const pgoutput::insert& change, bus::batch& out) {
+  if (!columns_known_) return true;
   std::array<std::string_view, used_columns> row;
   std::size_t place = 0;
   for (auto values = change.row.values(); const auto v = values.next(); ++place)
     if (const auto wanted = std::ranges::find(places_, place); wanted != places_.end())
       row[static_cast<std::size_t>(wanted - places_.begin())] = v->bytes;
   recorder::message m;
-  if (!parse(row[id], m.id) || !parse(row[segment], m.segment))
-    return log::error("streams", "a row of postbus.messages cannot be read and is not delivered");
+  if (!parse(row[id], m.id) || !parse(row[segment], m.segment)) {
+    log::error("streams", "a row of postbus.messages cannot be read and is not delivered");
+    return true;
+  }
   m.bytes = static_cast<std::uint32_t>(row[payload].size());
   m.stream = std::hash<std::string_view>{}(row[channel]);
   out.add(row[channel], bus::kind::message, row[is_json] == "t" ? bus::payload_form::json : bus::payload_form::text, row[payload], {},
           in.time);
   xid_ = in.xid;
   pending_.push_back({out.events().size() - 1 - in.first_event, m});
+  return true;
 }
 
 void message_rows::internal(const changes::transaction&, std::string_view name, std::string_view) {

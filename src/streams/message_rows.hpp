@@ -18,10 +18,10 @@ public:
   void begins_at(const bus::position& from) override { recorder_.begins_at(from); }
   void started(int) override { columns_known_ = false; }
   void relation(const changes::transaction& in, const postgres::pgoutput::relation& r) override;
-  void insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
+  bool insert(const changes::transaction& in, const postgres::pgoutput::insert& change, bus::batch& out) override;
   // Nothing of ours updates or deletes a message; segments are emptied by TRUNCATE, which is no event.
-  void update(const changes::transaction&, const postgres::pgoutput::update&, bus::batch&) override {}
-  void delete_(const changes::transaction&, const postgres::pgoutput::delete_&, bus::batch&) override {}
+  bool update(const changes::transaction&, const postgres::pgoutput::update&, bus::batch&) override { return true; }
+  bool delete_(const changes::transaction&, const postgres::pgoutput::delete_&, bus::batch&) override { return true; }
   void truncate(const changes::transaction&, const postgres::pgoutput::truncate&, bus::batch&) override {}
   void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
   bool wants_to_resolve() const override { return false; }

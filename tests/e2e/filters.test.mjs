@@ -53,7 +53,7 @@ test('long poll: wait, columns, and what is refused', async () => {
   };
   const inexact = await refused(`plain?where=${encodeURIComponent("status = 'x'")}`);
   assert.deepEqual(inexact.slice(0, 2), [409, 'conflict']);
-  assert.match(inexact[2], /create unique index postbus_identity_2_plain on plain \(id, status\); alter table plain replica identity using index postbus_identity_2_plain/);
+  assert.match(inexact[2], /create unique index postbus_identity_2_plain on public.plain \(id, status\); alter table public.plain replica identity using index postbus_identity_2_plain/);
   assert.deepEqual((await refused('o?where=id%20%3D')).slice(0, 2), [400, 'invalid_argument']);
   assert.match((await refused('o?where=id%20%3D%20%27x%27'))[2], /takes 'x' for no value of integer/);
   assert.match((await refused('o?columns=nowhere'))[2], /no column nowhere/);

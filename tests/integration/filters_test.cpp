@@ -65,7 +65,7 @@ TEST(filters, refuse_what_cannot_be_known_with_the_sql_that_mends_it_or_flag_it_
   EXPECT_THAT(
       refused.error().text,
       HasSubstr(
-          R"(alter table o alter st set not null; alter table o alter "Odd" set not null; create unique index postbus_identity_3_o on o (id, st, "Odd"); alter table o replica identity using index postbus_identity_3_o;)"));
+          R"(alter table public.o alter st set not null; alter table public.o alter "Odd" set not null; create unique index postbus_identity_3_o on public.o (id, st, "Odd"); alter table public.o replica identity using index postbus_identity_3_o;)"));
   EXPECT_TRUE(v.open("o", {.where = "id in (1, 2)"})) << "the key alone is exact";
   v.see("o", {.where = "st = 'open'", .maybe = true});
   db.psql("insert into o values (1, 'open', 1), (2, 'done', 1)");
@@ -76,13 +76,13 @@ TEST(filters, refuse_what_cannot_be_known_with_the_sql_that_mends_it_or_flag_it_
   db.psql("update o set st = '', \"Odd\" = 0; create table \"Odd o\"(id int primary key, st text); select postbus.watch('\"Odd o\"')");
   for (const auto* const filter : {"st = 'open'", "\"Odd\" = 1"}) {
     const auto advice = v.open("o", {.where = filter}).error().text;
-    const auto from = advice.find("alter table o alter");
+    const auto from = advice.find("alter table public.o alter");
     ASSERT_NE(from, std::string::npos) << advice;
     db.psql(advice.substr(from, advice.find("; or, ") - from));
     EXPECT_TRUE(v.open("o", {.where = filter})) << advice;
   }
   const auto other = v.open("Odd o", {.where = "st = 'open'"}).error().text;
-  EXPECT_THAT(other, HasSubstr(R"(create unique index "postbus_identity_2_Odd o" on "Odd o" (id, st);)"));
+  EXPECT_THAT(other, HasSubstr(R"(create unique index "postbus_identity_2_Odd o" on public."Odd o" (id, st);)"));
   const auto from = other.find("alter table");
   db.psql(other.substr(from, other.find("; or, ") - from));
   const auto facts = testing_support::run(postgres::probe(db.url(), db.url(), std::chrono::seconds{10}));
@@ -90,8 +90,8 @@ TEST(filters, refuse_what_cannot_be_known_with_the_sql_that_mends_it_or_flag_it_
   std::string fixes;
   for (const auto& f : postgres::examine(*facts, postgres::schema_version()))
     if (f.subject == "filters") fixes += f.fix;
-  EXPECT_THAT(fixes, HasSubstr(R"(create unique index postbus_identity_4_o on o (id, st, "Odd", COLUMN);)"));
-  EXPECT_THAT(fixes, HasSubstr(R"(create unique index "postbus_identity_3_Odd o" on "Odd o" (id, st, COLUMN);)"));
+  EXPECT_THAT(fixes, HasSubstr(R"(create unique index postbus_identity_4_o on public.o (id, st, "Odd", COLUMN);)"));
+  EXPECT_THAT(fixes, HasSubstr(R"(create unique index "postbus_identity_3_Odd o" on public."Odd o" (id, st, COLUMN);)"));
 }
 
 TEST(filters, choose_columns_and_keep_the_key_of_what_is_gone) {

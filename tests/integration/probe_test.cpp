@@ -4,18 +4,14 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
-#include <thread>
 
-#include "postgres/child_process.hpp"
-#include "postgres/data_folder.hpp"
 #include "postgres/migrations.hpp"
 #include "postgres/replication_stream.hpp"
 #include "support/cluster.hpp"
 #include "support/coroutine.hpp"
+#include "support/pooler.hpp"
 
 namespace postbus {
 namespace {
@@ -125,7 +121,7 @@ TEST(probe, sees_what_was_broken_since) {
   EXPECT_THAT(facts.watched_tables[0].fault, testing::HasSubstr("no primary key"));
   EXPECT_THAT(facts.watched_tables[0].fix, testing::HasSubstr("alter table public.t add primary key"));
   EXPECT_FALSE(facts.watched_tables[1].published);
-  EXPECT_THAT(facts.published_unwatched, testing::ElementsAre("stray"));
+  EXPECT_THAT(facts.published_unwatched, testing::ElementsAre("public.stray"));
   db.psql("alter publication postbus set (publish = 'insert')");
   EXPECT_THAT(subjects(look(db.url(), db.url())), testing::HasSubstr("publication"));
   db.psql("drop publication postbus");
@@ -150,20 +146,10 @@ TEST(probe, sees_obstacles) {
 }
 
 TEST(probe, recognises_a_pooler) {
-  if (::access("/usr/sbin/pgbouncer", X_OK) != 0) GTEST_SKIP() << "pgbouncer is not installed";
+  if (!testing_support::pooler::is_there()) GTEST_SKIP() << "pgbouncer is not installed";
   const database db;
-  const testing_support::temporary_folder folder;
-  const auto user = ::geteuid() == 0 ? std::optional{*postgres::find_user("postgres")} : std::nullopt;
-  const auto port = postgres::find_free_port();
-  std::ofstream{folder.path() + "/ini"} << fmt::format(
-      "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = "
-      "plain\nauth_file = {}/users\npool_mode = transaction\n",
-      db.on().server().sockets().string(), db.on().server().port(), port, folder.path());
-  std::ofstream{folder.path() + "/users"} << fmt::format("\"postgres\" \"{}\"\n", db.on().server().password());
-  auto pooler = postgres::child_process::spawn({.arguments = {"/usr/sbin/pgbouncer", folder.path() + "/ini"}, .user = user});
-  ASSERT_TRUE(pooler);
-  for (int attempt = 0; attempt < 1000 && postgres::is_port_free(port); ++attempt) std::this_thread::sleep_for(5ms);
-  const auto pooled = fmt::format("postgresql://postgres:{}@127.0.0.1:{}/{}", db.on().server().password(), port, db.name());
+  const testing_support::pooler between{db};
+  const auto& pooled = between.url();
   const auto both = look(pooled, pooled);
   EXPECT_TRUE(both.pooled && both.direct_pooled);
   EXPECT_THAT(subjects(both), testing::HasSubstr("replication"));
@@ -172,7 +158,6 @@ TEST(probe, recognises_a_pooler) {
   EXPECT_FALSE(split.direct_pooled);
   EXPECT_EQ(postgres::choose_tier(split).transport, tier::kind::wal);
   EXPECT_THAT(subjects(split), testing::HasSubstr("pooler"));
-  pooler->signal(SIGKILL);
 }
 
 TEST(probe, says_so_when_the_database_cannot_be_reached) {

@@ -24,6 +24,7 @@ public:
   boost::json::object status() const override { return {}; }
 
   std::atomic<int> listened{0};
+  std::atomic<int> questions{0};  ///< which feed a table's is
 
 private:
   bus::hub& hub_;

@@ -249,15 +249,16 @@ TEST(assembler_rows, keep_what_events_were_made_from_when_an_open_transaction_mo
   struct keeper : row_handler {
     void started(int) override {}
     void relation(const transaction&, const postgres::pgoutput::relation&) override {}
-    void insert(const transaction& in, const postgres::pgoutput::insert&, bus::batch& out) override {
+    bool insert(const transaction& in, const postgres::pgoutput::insert&, bus::batch& out) override {
       auto& made = out.add("table:public.t", bus::kind::insert, bus::payload_form::json, "{}", {}, in.time);
       char* const bytes = out.allocate(4);
       std::copy_n("from", 4, bytes);
       made.origin = {bytes, 4};
       out.hold(held);
+      return true;
     }
-    void update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override {}
-    void delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override {}
+    bool update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override { return true; }
+    bool delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override { return true; }
     void truncate(const transaction&, const postgres::pgoutput::truncate&, bus::batch&) override {}
     void internal(const transaction&, std::string_view, std::string_view) override {}
     bool wants_to_resolve() const override { return false; }
@@ -300,15 +301,22 @@ TEST_F(assembling, refuses_a_stream_out_of_order) {
 class notes : public row_handler {
 public:
   std::string said;
-  bool wants{};
+  bool wants{}, refuses{};
   void started(int) override { said += "started "; }
   void relation(const transaction&, const postgres::pgoutput::relation& r) override { said += "relation:" + std::string{r.name} + ' '; }
-  void insert(const transaction& in, const postgres::pgoutput::insert& i, bus::batch& out) override {
-    said += "insert:" + std::to_string(in.xid) + ' ';
-    out.add("table:public.t", bus::kind::insert, bus::payload_form::json, i.row.values().next()->bytes, {}, in.time);
+  bool insert(const transaction& in, const postgres::pgoutput::insert& i, bus::batch& out) override {
+    said += refuses ? "refused " : "insert:" + std::to_string(in.xid) + ' ';
+    if (!refuses) out.add("table:public.t", bus::kind::insert, bus::payload_form::json, i.row.values().next()->bytes, {}, in.time);
+    return !refuses;
   }
-  void update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override { said += "update "; }
-  void delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override { said += "delete "; }
+  bool update(const transaction&, const postgres::pgoutput::update&, bus::batch&) override {
+    said += "update ";
+    return true;
+  }
+  bool delete_(const transaction&, const postgres::pgoutput::delete_&, bus::batch&) override {
+    said += "delete ";
+    return true;
+  }
   void truncate(const transaction&, const postgres::pgoutput::truncate&, bus::batch&) override { said += "truncate "; }
   void internal(const transaction&, std::string_view name, std::string_view) override {
     said += "internal:" + std::string{name} + ' ';
@@ -323,6 +331,23 @@ public:
   }
   void abandoned() override { said += "abandoned "; }
 };
+
+TEST(assembler_rows, come_again_where_the_handler_must_look_something_up) {
+  notes heard;
+  assembler made{{}, &heard};
+  made.start(7, 16, 5, 150020);
+  const auto feed = [&](const std::string& payload) { return made.take(wire::data(payload)).value(); };
+  feed(wire::begin(90, noon, 41));
+  feed(wire::relation(1, "public", "t", {{"id", 23, true}}));
+  feed(wire::insert(1, {"1"}));
+  heard.refuses = true;
+  EXPECT_EQ(feed(wire::insert(1, {"2"})), want::again);
+  heard.refuses = false;
+  EXPECT_EQ(feed(wire::insert(1, {"2"})), want::nothing);
+  feed(wire::commit(90, 100, noon));
+  EXPECT_EQ(heard.said, "started relation:t insert:41 refused insert:41 committed:0@100 1@100 ") << "it has taken no index";
+  EXPECT_EQ(made.committed()->events().size(), 2u);
+}
 
 TEST(assembler_rows, reach_the_handler_in_order_and_get_positions_at_commit) {
   notes heard;

@@ -256,6 +256,36 @@ TEST(gateway_feeds, whom_a_feed_is_closed_to_cannot_tell_whether_there_is_one) {
   EXPECT_NE(get("/v1/tables/orders", "none").find("forbidden"), std::string::npos);
 }
 
+TEST(gateway_feeds, the_database_is_asked_for_nobody_whom_the_feed_is_closed_to) {
+  const auto grant = [](std::string_view name, std::string_view listen) {
+    return "[[token]]\nname=\"" + std::string{name} + "\"\nsha256=\"" + gateway::token_sha256_hex(name) + "\"\nlisten=[\"" +
+           std::string{listen} + "\"]\n";
+  };
+  gateway::gateway_options o;
+  o.tokens = gateway::token_set::parse(grant("channels", "*") + grant("shop", "table:shop.*") + grant("any", "**")).value();
+  o.origins.tokens = true;
+  memory_gateway g{o};
+  const auto status = [&](const std::string& table, std::string_view token) {
+    raw_client c{g.port()};
+    c.send("GET /v1/tables/" + table + "?wait=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" +
+           (token.empty() ? "" : "Authorization: Bearer " + std::string{token} + "\r\n") + "\r\n");
+    return c.read_all().substr(9, 3);
+  };
+  for (const auto* const table : {"orders", "public.orders", "Public.Orders", "%22public%22.orders", "nowhere"}) {
+    EXPECT_EQ(status(table, ""), "401") << table;
+    EXPECT_EQ(status(table, "unknown"), "401") << table;
+    EXPECT_EQ(status(table, "channels"), "403") << table;
+  }
+  EXPECT_EQ(status("public.orders", "shop"), "403");
+  EXPECT_EQ(status("Public.Orders", "shop"), "403");
+  EXPECT_EQ(g.behind.questions.load(), 0);
+  EXPECT_EQ(status("Shop.carts", "shop"), "403") << "not watched, and closed by this spelling";
+  EXPECT_EQ(status("shop.carts", "shop"), "404");
+  EXPECT_EQ(status("orders", "shop"), "403") << "it is public.orders, and it took the database to know";
+  EXPECT_EQ(status("orders", "any"), "200");
+  EXPECT_EQ(g.behind.questions.load(), 5) << "the last one twice: by its table's name and by its channel";
+}
+
 TEST_F(gateway_fixture, plain_listen_is_asked_once_per_channel_and_given_back) {
   {
     raw_client a{g.port()}, b{g.port()};

@@ -52,6 +52,14 @@ TEST(grant_pattern, two_stars_take_the_rest) {
   EXPECT_FALSE(matches("a*b**", "a"));
 }
 
+TEST(grant_pattern, reaches_what_it_matches_the_beginning_of) {
+  const auto reaches = [](std::string_view pattern) { return grant_pattern::parse(pattern).value().reaches("table:"); };
+  for (const auto* const pattern : {"table:*", "table:public.orders", "t*e:x", "*:*.*", "**", "tab**", "t*b**", "table:**"})
+    EXPECT_TRUE(reaches(pattern)) << pattern;
+  for (const auto* const pattern : {"table", "*", "tables:*", "table.*", "chat:*", "tables**", "t*x**", "orders"})
+    EXPECT_FALSE(reaches(pattern)) << pattern;
+}
+
 TEST(grant_pattern, what_is_no_pattern) {
   for (const auto* bad : {"", "**.a", "a.**.b", "a*b*c", "a\n", "\xff", "a****"}) EXPECT_FALSE(grant_pattern::parse(bad)) << bad;
   EXPECT_FALSE(grant_pattern::parse(std::string(256, 'a')));

@@ -8,7 +8,6 @@ select current_setting('server_version_num')::int                        as serv
        case when current_setting('server_version_num')::int >= 190000 and current_setting('wal_level') = 'replica'
          then 'logical' else current_setting('wal_level') end            as wal_level,
        current_setting('synchronous_commit')                             as synchronous_commit,
-       coalesce(current_schema(), '')                                    as first_schema,
        r.rolsuper                                                        as superuser,
        r.rolreplication                                                  as replication_attribute,
        current_setting('max_replication_slots')::int                     as max_replication_slots,
@@ -24,7 +23,6 @@ select current_setting('server_version_num')::int                        as serv
        exists (select from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                where p.proname = 'pg_logical_emit_message' and p.pronamespace = 'pg_catalog'::regnamespace
                  and a.grantee = 0)                                      as anyone_may_emit,
-       pg_backend_pid()                                                  as backend_pid,
        -- Not whether the schema exists but whether this role can use it: without that nothing below can be asked.
        exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
                where n.nspname = 'postbus' and c.relname = 'meta' and has_schema_privilege(n.oid, 'usage')
