@@ -1,5 +1,6 @@
 #include "bus/hub.hpp"
 
+#include <boost/container/deque.hpp>
 #include <boost/container/small_vector.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 
@@ -15,9 +16,10 @@
 #include "bus/shard.hpp"
 
 // How history works. Batches are kept whole, oldest first, up to a bound in bytes. Each event points to the one before
-// it on its channel, so a resume walks one channel's events backwards and touches nothing else. When a batch leaves, its
-// events' seqs fall below `floor_seq`, which is how a pointer to one of them is known to be dead. A channel that has no
-// event in memory and no subscriber is forgotten; whoever resumes on it from before `floor` is told of a gap, because
+// it on its channel, so a resume walks one channel's events backwards and touches nothing else. It begins at a mark, which
+// the channel keeps of one event in many, so that a portion of a long chain costs no more than what it gives. When a batch
+// leaves, its events' seqs fall below `floor_seq`, which is how a pointer to one of them is known to be dead. A channel that
+// has no event in memory and no subscriber is forgotten; whoever resumes on it from before `floor` is told of a gap, because
 // what was forgotten may have been his.
 
 namespace postbus::bus {
@@ -37,6 +39,14 @@ struct channel_state {
   position last_at{};
   position known_since{};  // nothing at or before it is linked here
   std::uint64_t events{};
+
+  static constexpr std::uint64_t events_a_mark = 64;
+  struct mark {
+    const event* item;
+    std::uint64_t seq;
+    position at;
+  };
+  boost::container::deque<mark> marks;  // of events in memory, oldest first
 };
 
 namespace {
@@ -145,7 +155,7 @@ struct hub::state {
     channel.last = &e;
     channel.last_seq = e.seq;
     channel.last_at = e.at;
-    ++channel.events;
+    if (++channel.events % channel_state::events_a_mark == 0) channel.marks.push_back({&e, e.seq, e.at});
   }
 
   // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
@@ -183,9 +193,13 @@ struct hub::state {
     const auto& last = *oldest->events().back();
     floor_seq = last.seq + 1;
     floor = std::max(floor, last.at);
-    for (const auto* const e : std::as_const(*oldest).events())
-      if (const auto found = channels.find(e->channel); found != channels.end() && found->second->last_seq == e->seq)
-        forget_if_unused(*found->second);
+    for (const auto* const e : std::as_const(*oldest).events()) {
+      const auto found = channels.find(e->channel);
+      if (found == channels.end()) continue;
+      auto& channel = *found->second;
+      if (!channel.marks.empty() && channel.marks.front().seq == e->seq) channel.marks.pop_front();
+      if (channel.last_seq == e->seq) forget_if_unused(channel);
+    }
   }
 
   void to_everyone(kind k, std::string_view payload, position at, unix_micros time, std::uint64_t seq, bus::channels among) {
@@ -202,12 +216,49 @@ struct hub::state {
     return at.from_notify() && at.lsn <= begun.lsn && (at.lsn < begun.lsn || at.index < first_notify || at > head);
   }
 
-  // The kept events of `channel` after `from`, oldest first; see the essay above.
-  replay since(std::string_view name, const start& from, std::size_t most) const {
-    replay given{.at = head, .events = {}};
-    if (std::holds_alternative<from_now>(from)) return given;
-    const bool all = std::holds_alternative<from_beginning>(from);
-    const position after = all ? position{} : std::get<position>(from);
+  // What stands in a channel's chain after a place, oldest first, to the first mark at which it is more than a portion.
+  struct stretch {
+    std::vector<event_ref> events;
+    std::uint64_t seq_before;  // of what precedes the first on the channel, in memory or not; 0: nothing
+    position before;
+    bool more{};
+  };
+  template <class Had>
+  stretch walk(const channel_state& channel, const Had& had, portion most) const {
+    stretch found{{}, channel.last_seq, channel.last_at};
+    auto mark = std::ranges::partition_point(channel.marks, [&](const auto& m) { return had(m.seq, m.at); });
+    std::size_t bytes = 0;
+    std::uint64_t passed = 0;
+    for (;; ++mark) {
+      const bool last = mark == channel.marks.end();
+      auto at = last ? channel_state::mark{channel.last, channel.last_seq, channel.last_at} : *mark;
+      const auto reached = at.seq;
+      const auto first = static_cast<std::ptrdiff_t>(found.events.size());
+      while (at.seq > passed && at.seq >= floor_seq && !had(at.seq, at.at)) {
+        found.events.push_back({owner_of(at.seq), at.item});
+        bytes += at.item->payload.size() + event_overhead;
+        at = {at.item->previous, at.item->previous_seq, at.item->previous_at};
+      }
+      std::ranges::reverse(found.events.begin() + first, found.events.end());
+      if (passed == 0) {
+        found.seq_before = at.seq;
+        found.before = at.at;
+      }
+      passed = reached;
+      found.more = reached != channel.last_seq;
+      if (!found.more || bytes > most.bytes || found.events.size() > most.events) return found;
+    }
+  }
+
+  // The kept events of `name` after `from`, oldest first; see the essay above.
+  replay since(std::string_view name, const progress& from, portion most) const {
+    replay given{.at = head, .next = from};
+    if (std::holds_alternative<from_now>(from.from)) return given;
+    const bool goes_on = from.seq != 0;
+    const bool all = !goes_on && std::holds_alternative<from_beginning>(from.from);
+    const auto* const given_position = std::get_if<position>(&from.from);
+    const position asked = given_position != nullptr ? *given_position : position{};
+    const position after = goes_on ? from.at : asked;
     given.before = after;
     if (!all && after.epoch != head.epoch) {
       metrics::add(metrics::counter::resets);
@@ -215,36 +266,28 @@ struct hub::state {
       given.complete = false;
       return given;
     }
+    const auto had = [&](std::uint64_t seq, const position& at) { return goes_on ? seq <= from.seq : !all && at <= after; };
 
-    bool complete = all || after >= floor;
+    bool complete = all || (goes_on ? from.seq + 1 >= floor_seq : after >= floor);
     if (const auto found = channels.find(name); found != channels.end()) {
       const auto& channel = *found->second;
-      const event* e = channel.last;
-      std::uint64_t seq = channel.last_seq;
-      position at = channel.last_at;
-      complete = all || after >= channel.known_since;
-      while (seq != 0 && (all || at > after)) {
-        if (seq < floor_seq) {  // it was here and is gone
-          complete = all;
-          break;
-        }
-        given.events.push_back({owner_of(seq), e});
-        seq = e->previous_seq;
-        at = e->previous_at;
-        e = e->previous;
-      }
-      // All that lies after `after` was linked here: older events of this channel do not matter.
-      if (seq != 0 && !all && at <= after) complete = true;
-      std::ranges::reverse(given.events);
+      auto kept_here = walk(channel, had, most);
+      const auto before = kept_here.seq_before;
+      if (before == 0)
+        complete = all || after >= channel.known_since;
+      else
+        complete = all || had(before, kept_here.before);  // else it was here and is gone
+      given.events = std::move(kept_here.events);
+      given.end = !kept_here.more;
       if (all && !given.events.empty()) {
         const auto oldest = given.events.front()->at;
-        given.before = std::max(at, channel.known_since);  // no gap is told from there
+        given.before = std::max(kept_here.before, channel.known_since);  // no gap is told from there
         if (given.before >= oldest) given.before = just_before(oldest);
       }
     }
-    if (!all && is_foreign_notify(after)) complete = false;
+    if (!all && !goes_on && is_foreign_notify(after)) complete = false;
     given.complete = given.whole = complete;
-    if (!complete && after < begun && !after.from_notify()) {
+    if (!complete && !goes_on && after < begun && !after.from_notify()) {
       // From before all that this process knows: what was derived from what came before may be wrong in any way.
       metrics::add(metrics::counter::resets);
       const auto to = given.events.empty() ? head : std::max(begun, floor);
@@ -257,17 +300,51 @@ struct hub::state {
                           lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
     }
     for (const auto& g : gaps) {
-      if (all || g.to <= after || (g.among == bus::channels::plain && !is_plain(name))) continue;
+      if (g.seq <= from.seq || g.to <= asked || (g.among == bus::channels::plain && !is_plain(name))) continue;
+      if (all && (given.events.empty() || g.seq < given.events.front()->seq)) continue;  // nothing was promised from before that
       if (g.among == bus::channels::all) given.whole = false;
-      auto note = lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq);
-      const auto place = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
-      given.events.insert(place, std::move(note));
+      const auto behind = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
+      if (behind == given.events.end() && !given.end) continue;  // it comes with a later portion
+      given.events.insert(behind, lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq));
     }
-    if (given.events.size() > most) {
-      given.events.resize(most);
-      given.at = given.events.back()->at;
-    }
+    cut(given, most);
     return given;
+  }
+
+  static void cut(replay& given, portion most) {
+    std::size_t count = 0, bytes = 0;
+    for (; count < given.events.size() && count < most.events; ++count) {
+      bytes += given.events[count]->payload.size() + event_overhead;
+      if (count > 0 && bytes > most.bytes) break;
+    }
+    if (count < given.events.size()) {
+      given.events.resize(count);
+      given.end = false;
+    }
+    if (given.events.empty()) return;
+    const auto& last = *given.events.back();
+    given.next.at = last.at;
+    given.next.seq = last.seq;
+    if (!given.end) given.at = last.at;
+  }
+
+  // Each channel is known up to the end of its own portion: together they are up to the first of these.
+  replay since(std::span<const lane> lanes, portion most) const {
+    replay all{.at = head, .next = lanes.front().from, .before = head};
+    std::uint64_t upto = UINT64_MAX;
+    for (const auto& l : lanes) {
+      auto one = since(l.channel, l.from, most);
+      all.before = std::min(all.before, one.opening());
+      all.complete = all.complete && one.complete;
+      all.whole = all.whole && one.whole;
+      if (!one.end) upto = std::min(upto, one.next.seq);
+      std::ranges::move(one.events, std::back_inserter(all.events));
+    }
+    all.end = upto == UINT64_MAX;
+    std::erase_if(all.events, [&](const event_ref& e) { return e->seq > upto; });
+    std::ranges::sort(all.events, {}, [](const event_ref& e) { return std::pair{e->seq, e->channel}; });
+    cut(all, {});
+    return all;
   }
 
   std::shared_ptr<const batch> owner_of(std::uint64_t seq) const {
@@ -406,12 +483,14 @@ void hub::detach(shard& s) {
   for (auto& [name, channel] : state_->channels) channel->leave(s);
 }
 
-replay hub::subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken) {
+replay hub::subscribe(shard& s, topic& t, std::string_view history, const progress& from, portion most, inbox& taken) {
   const std::scoped_lock lock{state_->guard};
+  auto given = state_->since(history, from, most);
+  if (!given.end) return given;
   auto& open = state_->open(t.channel());
   if (std::ranges::none_of(open.subscriptions, [&](const auto& to) { return to.to == &t; })) open.subscriptions.push_back({&s, &t});
   std::swap(s.pending_, taken);
-  return state_->since(history, from, SIZE_MAX);
+  return given;
 }
 
 void hub::take(shard& s, inbox& taken) {
@@ -427,9 +506,14 @@ void hub::unsubscribe(shard& s, std::string_view channel) {
   state_->forget_if_unused(*found->second);
 }
 
-replay hub::history(std::string_view channel, const start& from, std::size_t most) const {
+replay hub::history(std::string_view channel, const progress& from, portion most) const {
   const std::scoped_lock lock{state_->guard};
   return state_->since(channel, from, most);
+}
+
+replay hub::history(std::span<const lane> lanes, portion most) const {
+  const std::scoped_lock lock{state_->guard};
+  return state_->since(lanes, most);
 }
 
 std::vector<hub::channel_summary> hub::summary(std::size_t most) const {

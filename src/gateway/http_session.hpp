@@ -90,7 +90,8 @@ private:
   void act();
   void identify();
   void begin_waiting();
-  void read_tables();
+  void take_history(const bus::progress& from);
+  void read_tables(const bus::progress& from);
   void stop_waiting();
   bool wait_is_over() const;
   void finish_wait();

@@ -25,7 +25,7 @@ void websocket_multi::begin() {
 
 void websocket_multi::on_timer() {
   if (closing()) return close_if_stalled();
-  if (ending() || (!heard_ && !takes_rows())) return close();
+  if (ending() || (!heard_ && !takes_some())) return close();
   heard_ = flushed_since_timer_ = false;
   if (!blocked()) {
     websocket::append_frame(out(), websocket::opcode::ping, {});

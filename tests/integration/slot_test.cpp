@@ -27,14 +27,14 @@ std::string text_of(const bus::event_ref& e) { return std::string{e->payload}; }
 /** Payloads, or the kind of what is no message, of all that the hub can give from `after` on. */
 std::vector<std::string> told(const change_rig& rig, std::string_view channel, const bus::position& after) {
   std::vector<std::string> all;
-  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events)
+  for (const auto& e : rig.hub.history(channel, after).events)
     all.push_back(e->kind == bus::kind::gap || e->kind == bus::kind::reset ? std::string{to_text(e->kind)} : text_of(e));
   return all;
 }
 
 std::vector<bus::position> places(const change_rig& rig, std::string_view channel, const bus::position& after) {
   std::vector<bus::position> all;
-  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events) all.push_back(e->at);
+  for (const auto& e : rig.hub.history(channel, after).events) all.push_back(e->at);
   return all;
 }
 

@@ -38,7 +38,7 @@ boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backen
   co_return error{errc::unsupported, "there are no tables without a database"};
 }
 
-memory_gateway::memory_gateway(gateway::gateway_options options) {
+memory_gateway::memory_gateway(gateway::gateway_options options, bus::hub_limits history) : hub{history} {
   hub.begin({0x5f3a9c01, 1000, 0});
   options.port = 0;
   server_ = std::make_unique<gateway::server>(hub, behind, std::move(options));

@@ -33,7 +33,7 @@ private:
 /** A real server on a free port of the loopback, run by its own thread until it goes. */
 class memory_gateway {
 public:
-  explicit memory_gateway(gateway::gateway_options options = {});
+  explicit memory_gateway(gateway::gateway_options options = {}, bus::hub_limits history = {});
   ~memory_gateway();
   std::uint16_t port() const { return server_->port(); }
   gateway::server& server() { return *server_; }
