@@ -237,7 +237,7 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
   if (closing()) return;
   heard_ = true;
   for (;;) {
-    const auto item = parser_.next(bytes);
+    const auto item = intake_.next(bytes);
     using what = websocket::item::what;
     std::string frame;
     switch (item.is) {
@@ -259,18 +259,22 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
         append_between_events(frame);
         close_after_out();
         return;
-      case what::broken:
-        if (ending()) return close();
-        websocket::append_close(frame, item.code, item.payload);
-        append_between_events(frame);
-        close_after_out();
-        return;
+      case what::broken: return break_off(item.code, item.payload);
     }
   }
 }
 
+void websocket_channel::break_off(std::uint16_t code, std::string_view why) {
+  if (ending()) return close();
+  std::string frame;
+  websocket::append_close(frame, code, why);
+  append_between_events(frame);
+  close_after_out();
+}
+
 void websocket_channel::on_timer() {
   if (closing()) return close_if_stalled();
+  if (const auto why = intake_.overdue(); !why.empty()) return break_off(websocket::close_code::try_again, why);
   if (ending() || (!heard_ && !takes_some())) return close();
   heard_ = flushed_since_timer_ = false;
   std::string ping;

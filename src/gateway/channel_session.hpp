@@ -2,11 +2,11 @@
 #include <optional>
 #include <string>
 
-#include "base/websocket_parser.hpp"
 #include "gateway/catch_up.hpp"
 #include "gateway/listening.hpp"
 #include "gateway/session.hpp"
 #include "gateway/snapshot_rows.hpp"
+#include "gateway/ws_intake.hpp"
 
 namespace postbus::gateway {
 
@@ -77,7 +77,8 @@ private:
   void append_opening(std::string&, const bus::position&) override { arm(ping_every()); }
   void append_ending(std::string& out, errc why, std::string_view text) override;
   void on_bytes(std::span<char> bytes) override;
-  websocket::parser parser_{websocket::role::server, 64 * 1024};  // nothing but control frames is expected
+  void break_off(std::uint16_t code, std::string_view why);
+  ws_intake intake_{home(), 64 * 1024};  // nothing but control frames is expected
   bool heard_{true};
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gateway/http_parser.hpp"
+#include "gateway/loop.hpp"
 #include "gateway/session.hpp"
 #include "gateway/target.hpp"
 
@@ -81,9 +82,6 @@ private:
   void on_end() override;
   void flush() override;
   void feed();
-  /** Counts the body's bytes against the loop's bound; false when there is no room. */
-  bool reserve_body(std::size_t bytes);
-  void release_body();
   /** The client does not read its answers: no more requests are taken from it until it does. */
   bool answers_unread() const;
   bool begin_body();
@@ -103,7 +101,7 @@ private:
   state state_{state::handshaking};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
-  std::size_t body_reserved_{};  // of the loop's memory for bodies
+  body_share body_;
   bool in_body_{};
   std::unique_ptr<http_parser> parser_;
   std::optional<class target> target_;

@@ -15,8 +15,6 @@ using namespace std::chrono_literals;
 
 /** Payload bytes of an answer, beside one event. */
 constexpr std::size_t most_bytes = 1u << 20;
-/** For a stream's tables to be read, where the client gave less. */
-constexpr std::chrono::milliseconds tables_deadline = 10s;
 
 }  // namespace
 
@@ -86,8 +84,8 @@ public:
 };
 
 // Here, because the compiler must know the waiter for them.
-http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
-http_session::~http_session() { release_body(); }
+http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr}, body_{home} {}
+http_session::~http_session() = default;
 
 void http_session::recheck(const token* mine) {
   if (state_ != state::waiting || who() == nullptr) return;
@@ -128,7 +126,7 @@ void http_session::take_history(const bus::progress& from) {
 }
 
 void http_session::read_tables(const bus::progress& from) {
-  arm(std::max(waiter_->what.at_most, tables_deadline));  // who asked for no waiting asked for what is kept all the same
+  arm(std::max(waiter_->what.at_most, home().limits().tables_deadline));  // who asked for no waiting asked for what is kept all the same
   waiter_->room = std::make_shared<room_signal>(home().context().get_executor());
   const auto living = [weak = handle(), room = waiter_->room]() -> waiter* {
     auto* const self = static_cast<http_session*>(*weak);

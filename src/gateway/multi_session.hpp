@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "base/websocket_parser.hpp"
 #include "gateway/channel_session.hpp"
 #include "gateway/ws_message.hpp"
 
@@ -119,6 +118,7 @@ private:
   void append_ending(std::string& out, errc why) override;
   void append_view_ending(std::string& out, const subscription& from) override;
   void append_refusal(std::string& out, const subscription& from, const error& why) override;
+  void break_off(std::uint16_t code, std::string_view why);
   void act(std::string_view text);
   void act(std::int64_t id, ws_subscribe&& wanted);
   void act(std::int64_t id, const ws_unsubscribe& wanted);
@@ -129,18 +129,22 @@ private:
   static boost::asio::awaitable<void> acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted);
   static boost::asio::awaitable<void> post_queued(loop& home, std::shared_ptr<session*> weak);
   void answer_post(std::int64_t id, const result<bus::position>& posted);
+  /** True when so much waits for the database that nothing more is read: at all of a bound, or, to be read again, at half of it. */
+  bool waits_for_database(std::size_t part) const;
 
-  websocket::parser parser_;
+  ws_intake intake_;
   bool heard_{true};
   std::string row_;  // one row's event, reused
   struct queued_post {
     std::int64_t id;
     ws_post message;
+    body_share held;
   };
   // Posts of one connection reach the database in the order they came: one is under way, the rest wait here.
   std::deque<queued_post> posts_;
   std::size_t posts_bytes_{};
   bool posting_{};
+  std::size_t acks_{};  // under way
   boost::unordered_flat_map<std::int64_t, bool> opening_;  // subscribes that are not confirmed yet; true: unsubscribed meanwhile
 };
 

@@ -23,9 +23,15 @@ public:
   bool ready() const override { return true; }
   boost::json::object status() const override { return {}; }
 
+  boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most) override;
+  boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;
+
   std::atomic<int> listened{0};
+  std::atomic<bool> stuck{false};  ///< the database does not answer
+  std::atomic<int> waiting{0};     ///< how much waits for it
 
 private:
+  boost::asio::awaitable<void> answered();
   bus::hub& hub_;
   std::atomic<std::uint64_t> lsn_{1000};
 };
