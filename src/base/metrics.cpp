@@ -7,6 +7,7 @@
 #include <iterator>
 #include <mutex>
 #include <set>
+#include <string>
 #include <string_view>
 
 namespace postbus::metrics {
@@ -23,6 +24,7 @@ struct cells {
 };
 
 struct registry {
+  registry() { gauge_values[static_cast<std::size_t>(gauge::lag_micros)] = unknown; }  // nothing is read yet, and by NOTIFY never
   std::mutex guard;  // of the two below
   std::set<const cells*> live;
   std::array<std::uint64_t, counters> ended{};
@@ -84,7 +86,11 @@ std::string exposition() {
       fmt::format_to(std::back_inserter(out), "{}{{{}}} {}\n", family, labels, number);
   };
 #define COUNTER(name, family, labels, help) line(family, "counter", labels, help, value(counter::name));
-#define GAUGE(name, family, labels, help) line(family, "gauge", labels, help, value(gauge::name));
+  const auto known = [](gauge which) {
+    const auto now = value(which);
+    return now == unknown ? std::string{"NaN"} : std::to_string(now);
+  };
+#define GAUGE(name, family, labels, help) line(family, "gauge", labels, help, known(gauge::name));
 #include "base/metrics.def"
 #undef COUNTER
 #undef GAUGE

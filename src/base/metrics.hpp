@@ -24,6 +24,9 @@ enum class gauge {
 
 /** Adds to this thread's own cell: no lock, no shared cache line. Any thread. */
 void add(counter which, std::uint64_t amount = 1);
+/** A gauge's value while nobody can know it: NaN for who scrapes. */
+inline constexpr std::int64_t unknown = INT64_MIN;
+
 /** Gauges are shared between threads and rare. */
 void set(gauge which, std::int64_t value);
 void adjust(gauge which, std::int64_t amount);

@@ -97,6 +97,8 @@ parser::parser(parser&&) noexcept = default;
 parser& parser::operator=(parser&&) noexcept = default;
 parser::~parser() = default;
 
+std::size_t parser::held() const { return state_ == nullptr ? 0 : sizeof(state) + state_->message.capacity(); }
+
 item parser::next(std::span<char>& input) {
   if (state_ != nullptr && state_->handed_out != state::handed::nothing) {
     if (state_->handed_out == state::handed::message) std::string{}.swap(state_->message);

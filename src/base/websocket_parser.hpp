@@ -53,6 +53,8 @@ public:
 
   /** True while part of a frame or message is waiting for its rest. */
   bool pending() const { return state_ != nullptr; }
+  /** Bytes of memory that it takes. */
+  std::size_t held() const;
 
 private:
   struct state;

@@ -159,12 +159,14 @@ void hub::detach(shard& s) {
   for (auto& [name, channel] : state_->channels) channel->leave(s);
 }
 
-replay hub::subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken) {
+replay hub::subscribe(shard& s, topic& t, std::string_view history, const progress& from, portion most, inbox& taken) {
   const std::scoped_lock lock{state_->guard};
+  auto given = state_->since(history, from, most);
+  if (!given.end) return given;
   auto& open = state_->open(t.channel());
   if (std::ranges::none_of(open.subscriptions, [&](const auto& to) { return to.to == &t; })) open.subscriptions.push_back({&s, &t});
   std::swap(s.pending_, taken);
-  return state_->since(history, from, SIZE_MAX);
+  return given;
 }
 
 void hub::take(shard& s, inbox& taken) {
@@ -180,9 +182,14 @@ void hub::unsubscribe(shard& s, std::string_view channel) {
   state_->forget_if_unused(*found->second);
 }
 
-replay hub::history(std::string_view channel, const start& from, std::size_t most) const {
+replay hub::history(std::string_view channel, const progress& from, portion most) const {
   const std::scoped_lock lock{state_->guard};
   return state_->since(channel, from, most);
+}
+
+replay hub::history(std::span<const lane> lanes, portion most) const {
+  const std::scoped_lock lock{state_->guard};
+  return state_->since(lanes, most);
 }
 
 std::vector<hub::channel_summary> hub::summary(std::size_t most) const {

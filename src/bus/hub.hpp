@@ -1,9 +1,12 @@
 #pragma once
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -47,13 +50,34 @@ using start = std::variant<from_now, from_beginning, position>;
 /** "now", "beginning" or a position; an empty text is "now". */
 result<start> parse_start(std::string_view text);
 
+/** How far a listener has come that is given a replay in portions: where it starts, and the last event that it was given. */
+struct progress {
+  progress() = default;
+  template <std::convertible_to<start> Start>
+  progress(Start&& asked) : from{std::forward<Start>(asked)} {}  // NOLINT: where it starts is where it is
+  start from{from_now{}};
+  position at{};        ///< of that event
+  std::uint64_t seq{};  ///< its number; 0: none yet, and `from` says all
+};
+
+/** How much of a replay may come at once; at least one event does. */
+struct portion {
+  std::size_t events{SIZE_MAX};
+  std::size_t bytes{SIZE_MAX};  ///< about what they take on the wire
+};
+
+/** About what an event takes on the wire beside its payload. */
+inline constexpr std::size_t event_overhead = 160;
+
 /** What a new subscription is given: all of it comes before anything its shard delivers later. */
 struct replay {
   position at;                     ///< where the subscription stands behind all of this: nothing after it is missed
+  progress next;                      ///< where to go on from
   position before{};               ///< resuming after it gives `events` once more
-  std::vector<event_ref> events;   ///< kept events after the asked position, gaps and resets among them, in order
-  bool complete{true};             ///< history reaches back to the asked position
+  std::vector<event_ref> events{}; ///< kept events after the asked place, gaps and resets among them, in order
+  bool complete{true};             ///< history reaches back to the asked place
   bool whole{true};                ///< and no gap of all channels lies since then: a notification that was lost is in no table either
+  bool end{true};                  ///< there is no more: the subscription is made. False: nothing is done, ask again from `next`
   /** What a listener is told first: whoever breaks off there, before any event has come, resumes after it and misses nothing. */
   const position& opening() const { return events.empty() ? at : before; }
 };
@@ -118,8 +142,15 @@ public:
   void attach(shard& s);
   void detach(shard& s);
 
-  /** Kept events of `channel` after `from` without subscribing (long poll), at most `most`. */
-  replay history(std::string_view channel, const start& from, std::size_t most) const;
+  /** Kept events of `channel` after `from`, without subscribing. */
+  replay history(std::string_view channel, const progress& from, portion most = {}) const;
+  /** One of several channels that are replayed together. */
+  struct lane {
+    std::string_view channel;
+    progress from;
+  };
+  /** The same of several channels in one order, at most `most` of each; all go on from the number of `next`. */
+  replay history(std::span<const lane> lanes, portion most) const;
 
   struct channel_summary {
     std::string name;
@@ -134,7 +165,8 @@ private:
   friend class shard;
   struct state;
   // For shards, on the shard's own thread. Subscribing empties the inbox in the same step, so that what comes later is new.
-  replay subscribe(shard& s, topic& t, std::string_view history, const start& from, inbox& taken);
+  // Where the portion is not the end of the history nothing is done.
+  replay subscribe(shard& s, topic& t, std::string_view history, const progress& from, portion most, inbox& taken);
   void take(shard& s, inbox& taken);
   void unsubscribe(shard& s, std::string_view channel);
 

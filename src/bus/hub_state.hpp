@@ -1,4 +1,5 @@
 #pragma once
+#include <boost/container/deque.hpp>
 #include <boost/container/small_vector.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 
@@ -13,9 +14,10 @@
 #include "bus/shard.hpp"
 
 // How history works. Batches are kept whole, oldest first, up to a bound in bytes. Each event points to the one before
-// it on its channel, so a resume walks one channel's events backwards and touches nothing else. When a batch leaves, its
-// events' seqs fall below `floor_seq`, which is how a pointer to one of them is known to be dead. A channel that has no
-// event in memory and no subscriber is forgotten; whoever resumes on it from before `floor` is told of a gap, because
+// it on its channel, so a resume walks one channel's events backwards and touches nothing else. It begins at a mark, which
+// the channel keeps of one event in many, so that a portion of a long chain costs no more than what it gives. When a batch
+// leaves, its events' seqs fall below `floor_seq`, which is how a pointer to one of them is known to be dead. A channel that
+// has no event in memory and no subscriber is forgotten; whoever resumes on it from before `floor` is told of a gap, because
 // what was forgotten may have been his.
 //
 // How a transaction is published in pieces. Its positions are known before all of it is here, so nothing else may get a
@@ -39,6 +41,14 @@ struct channel_state {
   position last_at{};
   position known_since{};  // nothing at or before it is linked here
   std::uint64_t events{};
+
+  static constexpr std::uint64_t events_a_mark = 64;
+  struct mark {
+    const event* item;
+    std::uint64_t seq;
+    position at;
+  };
+  boost::container::deque<mark> marks;  // of events in memory, oldest first
 };
 
 struct string_hash {
@@ -128,7 +138,7 @@ struct hub::state {
     channel.last = &e;
     channel.last_seq = e.seq;
     channel.last_at = e.at;
-    ++channel.events;
+    if (++channel.events % channel_state::events_a_mark == 0) channel.marks.push_back({&e, e.seq, e.at});
   }
 
   // Puts one event of `owner` into the inbox of a shard. Rings when the inbox was empty.
@@ -166,9 +176,13 @@ struct hub::state {
     const auto& last = *oldest->events().back();
     floor_seq = last.seq + 1;
     floor = std::max(floor, last.at);
-    for (const auto* const e : std::as_const(*oldest).events())
-      if (const auto found = channels.find(e->channel); found != channels.end() && found->second->last_seq == e->seq)
-        forget_if_unused(*found->second);
+    for (const auto* const e : std::as_const(*oldest).events()) {
+      const auto found = channels.find(e->channel);
+      if (found == channels.end()) continue;
+      auto& channel = *found->second;
+      if (!channel.marks.empty() && channel.marks.front().seq == e->seq) channel.marks.pop_front();
+      if (channel.last_seq == e->seq) forget_if_unused(channel);
+    }
   }
 
   void publish(std::shared_ptr<batch> events);
@@ -209,8 +223,18 @@ struct hub::state {
     return at.from_notify() && at.lsn <= begun.lsn && (at.lsn < begun.lsn || at.index < first_notify || at > head);
   }
 
-  /** What a listener that resumes is given: resume.cpp. */
-  replay since(std::string_view name, const start& from, std::size_t most) const;
+  // What a listener that resumes is given: resume.cpp.
+  replay since(std::string_view name, const progress& from, portion most) const;
+  replay since(std::span<const lane> lanes, portion most) const;
+  /** What stands in a channel's chain after a place, oldest first, to the first mark at which it is more than a portion. */
+  struct stretch {
+    std::vector<event_ref> events;
+    std::uint64_t seq_before;  // of what precedes the first on the channel, in memory or not; 0: nothing
+    position before;
+    bool more{};
+  };
+  template <class Had>
+  stretch walk(const channel_state& channel, const Had& had, portion most) const;
 
   std::shared_ptr<const batch> owner_of(std::uint64_t seq) const {
     const auto after = std::ranges::upper_bound(kept, seq, {}, [](const auto& b) { return b->events().front()->seq; });

@@ -36,20 +36,25 @@ void shard::close_if_unused(topic& t) {
   topics_.erase(topics_.find(t.channel()));
 }
 
-replay shard::subscribe(cursor& c, wire_form form, std::string_view channel, const start& from, std::string_view history) {
+template <class Attach>
+replay shard::subscribe(std::string_view channel, const progress& from, std::string_view history, portion most, Attach attach) {
   auto& t = open(channel);
-  auto given = hub_.subscribe(*this, t, history.empty() ? channel : history, from, taken_);
-  hand_out(taken_);
-  t.attach(c, form);
+  auto given = hub_.subscribe(*this, t, history.empty() ? channel : history, from, most, taken_);
+  if (given.end) {
+    hand_out(taken_);
+    attach(t);
+  } else if (t.subscribers() == 0) {
+    topics_.erase(topics_.find(t.channel()));  // the hub does not know of it yet
+  }
   return given;
 }
 
-replay shard::subscribe(listener& l, std::string_view channel, const start& from, std::string_view history) {
-  auto& t = open(channel);
-  auto given = hub_.subscribe(*this, t, history.empty() ? channel : history, from, taken_);
-  hand_out(taken_);
-  t.attach(l);
-  return given;
+replay shard::subscribe(cursor& c, wire_form form, std::string_view channel, const progress& from, std::string_view history, portion most) {
+  return subscribe(channel, from, history, most, [&](topic& t) { t.attach(c, form); });
+}
+
+replay shard::subscribe(listener& l, std::string_view channel, const progress& from, std::string_view history, portion most) {
+  return subscribe(channel, from, history, most, [&](topic& t) { t.attach(l); });
 }
 
 void shard::unsubscribe(cursor& c) {

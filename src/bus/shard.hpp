@@ -25,10 +25,12 @@ public:
 
   /**
    * Starts a subscription; what `replay` holds comes before anything the cursor or listener is given. `history`: the channel
-   * whose kept events are replayed, where it is another (see hub, derived events).
+   * whose kept events are replayed, where it is another (see hub, derived events). Where they are more than `most` the
+   * subscription does not start yet: call again with `next` once this portion has been sent, until one is the `end`.
    */
-  replay subscribe(cursor& c, wire_form form, std::string_view channel, const start& from, std::string_view history = {});
-  replay subscribe(listener& l, std::string_view channel, const start& from, std::string_view history = {});
+  replay subscribe(cursor& c, wire_form form, std::string_view channel, const progress& from, std::string_view history = {},
+                   portion most = {});
+  replay subscribe(listener& l, std::string_view channel, const progress& from, std::string_view history = {}, portion most = {});
   void unsubscribe(cursor& c);
   /** A reader that lagged has sent everything: what was kept for it may go. */
   void caught_up(const cursor& c);
@@ -51,6 +53,8 @@ public:
 private:
   friend class hub;
   topic& open(std::string_view channel);
+  template <class Attach>
+  replay subscribe(std::string_view channel, const progress& from, std::string_view history, portion most, Attach attach);
   void close_if_unused(topic& t);
   void hand_out(inbox& taken);
   void hand_out_to_all(const event& e, bus::channels among);

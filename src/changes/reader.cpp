@@ -91,9 +91,14 @@ reader_status reader::status() const {
 
 void reader::note(reader_state s, std::string problem) {
   const std::scoped_lock lock{guard_};
+  const bool was_reading = status_.reading();
   status_.state = s;
   status_.problem = std::move(problem);
   metrics::set(metrics::gauge::streaming, s == reader_state::streaming ? 1 : 0);
+  if (!status_.reading())
+    metrics::set(metrics::gauge::lag_micros, metrics::unknown);
+  else if (!was_reading)
+    metrics::set(metrics::gauge::lag_micros, 0);
 }
 
 void reader::stop() {
@@ -114,7 +119,6 @@ asio::awaitable<void> reader::run() {
     if (stopped_ || ended) continue;
     const auto& why = ended.error();
     metrics::add(metrics::counter::reconnects);
-    metrics::set(metrics::gauge::lag_micros, 0);
     note(reader_state::connecting, why.text);
     const auto wait = retry_.next();
     const auto millis = std::chrono::duration_cast<std::chrono::milliseconds>(wait).count();

@@ -17,6 +17,7 @@
 #include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "base/number.hpp"
 #include "embedded_sql.hpp"
 #include "postgres/backoff.hpp"
 #include "postgres/server_error.hpp"
@@ -68,6 +69,17 @@ void mirror::send(std::string_view channel, std::string payload, bus::position a
 void mirror::drop_all() {
   queue_.clear();
   queued_bytes_ = 0;
+}
+
+/** What was committed up to `lsn` another gateway may have sent. */
+void mirror::take_over(std::uint64_t lsn) {
+  const auto later = std::ranges::find_if(queue_, [&](const note& n) { return n.at.lsn > lsn; });
+  if (later == queue_.begin()) return;
+  const auto count = static_cast<std::size_t>(later - queue_.begin());
+  const auto up_to = std::prev(later)->at;
+  for (auto n = queue_.begin(); n != later; ++n) queued_bytes_ -= n->channel.size() + n->payload.size();
+  queue_.erase(queue_.begin(), later);
+  tell_loss(count, up_to, "another gateway sent them, or did not");
 }
 
 void mirror::tell_loss(std::size_t count, bus::position to, std::string_view why) {
@@ -123,14 +135,17 @@ asio::awaitable<result<>> mirror::serve(postgres::connection& session) {
       auto locked = co_await session.query(embedded_sql::find("statements/feeds/mirror_lead.sql"), {}, statement_deadline);
       if (!locked) co_return locked.error();
       leading = locked->is_true(0, 0);
+      if (leading && std::exchange(another_leads_, false)) take_over(number<std::uint64_t>(locked->text(0, 1)));
       if (!leading) {
-        drop_all();  // another gateway reads the same WAL and sends them
+        another_leads_ = true;
+        drop_all();  // it reads the same WAL and sends them
         const auto until = steady::now() + follow_up;
         while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
         drop_all();
         continue;
       }
     }
+    if (queue_.empty()) continue;
     auto flushed = co_await flush(session);
     if (!flushed) co_return flushed;
   }

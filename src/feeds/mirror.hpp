@@ -18,7 +18,7 @@ namespace postbus::feeds {
  * session advisory lock mirrors; the others drop what they are given until they hold it.
  *
  * Bounded: beyond `queue_bytes`, or when a notification's fate is unknown because the session broke, the loss is told
- * to all listeners as a gap. Not guaranteed: anything across a change of leader. Its executor only.
+ * to all listeners as a gap; so is what the last holder may not have sent, where another one takes over. Its executor only.
  */
 class mirror {
 public:
@@ -46,6 +46,7 @@ private:
   boost::asio::awaitable<result<>> serve(postgres::connection& session);
   boost::asio::awaitable<result<>> flush(postgres::connection& session);
   boost::asio::awaitable<void> sleep(steady::duration longest);
+  void take_over(std::uint64_t lsn);
   void tell_loss(std::size_t count, bus::position to, std::string_view why);
   void drop_all();
 
@@ -55,6 +56,7 @@ private:
   std::deque<note> queue_;
   std::size_t queued_bytes_{};
   bus::position sent_up_to_{};
+  bool another_leads_{};  ///< it did when this one wanted to
   bool stopped_{};
 };
 

@@ -29,9 +29,12 @@ asio::awaitable<void> catch_up(loop& home, std::string channel, bus::start from,
   }
 }
 
-bool may_be_kept(std::string_view channel, const bus::start& from, const bus::replay& given) {
-  if (bus::is_reserved(channel) || std::holds_alternative<bus::from_now>(from)) return false;
-  return std::holds_alternative<bus::from_beginning>(from) || (!given.whole && std::get<bus::position>(from).epoch == given.at.epoch);
+bus::start start_of(const bus::progress& given) { return given.seq != 0 ? bus::start{given.at} : given.from; }
+
+bool may_be_kept(std::string_view channel, const bus::progress& from, const bus::replay& given) {
+  const auto start = start_of(from);
+  if (bus::is_reserved(channel) || std::holds_alternative<bus::from_now>(start)) return false;
+  return std::holds_alternative<bus::from_beginning>(start) || (!given.whole && std::get<bus::position>(start).epoch == given.at.epoch);
 }
 
 }  // namespace postbus::gateway

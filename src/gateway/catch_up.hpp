@@ -42,7 +42,13 @@ struct catch_up_steps {
 };
 boost::asio::awaitable<void> catch_up(loop& home, std::string channel, bus::start from, catch_up_steps steps);
 
-/** True where the tables may have what this replay lacks: it is not whole, or begins with the oldest event in memory. */
-bool may_be_kept(std::string_view channel, const bus::start& from, const bus::replay& given);
+/** Bytes of a replay that are taken from history at once, when what was taken before has been sent. */
+inline constexpr std::size_t replay_at_once = 64 * 1024;
+
+/** Where a listener that has come as far as `given` goes on in the tables. */
+bus::start start_of(const bus::progress& given);
+
+/** True where the tables may have what this portion of a replay lacks: it is not whole, or begins with the oldest event in memory. */
+bool may_be_kept(std::string_view channel, const bus::progress& from, const bus::replay& given);
 
 }  // namespace postbus::gateway

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t noticeable_lag = 1u << 20;
 /** Bytes of a snapshot's rows that are made ready for the socket in one go. */
 constexpr std::size_t rows_at_once = 256 * 1024;
-constexpr int row_writes_a_turn = 4;
+constexpr int portions_a_turn = 4;
 
 }  // namespace
 
@@ -30,38 +30,52 @@ channel_session::~channel_session() {
 
 void channel_session::begin() {
   if (!asked_.rows) {
-    if (!join(asked_.from, true)) read_tables();
+    if (!replay(asked_.from)) read_tables(asked_.from);
     return;
   }
+  has_tables_ = false;
   rows_ = std::make_unique<snapshot_rows>(std::move(asked_.rows), flush_from_any_thread());
   opened_ = true;
   append_opening(out(), {});
   home().flush_later(*this);
 }
 
-bool channel_session::join(const bus::start& from, bool tables_first) {
-  auto given = home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), from, asked_.channel);
-  if (tables_first && may_be_kept(asked_.channel, from, given)) {
-    home().shard().unsubscribe(*this);
+bool channel_session::replay(const bus::progress& from) {
+  auto given =
+      home().shard().subscribe(*this, static_cast<bus::wire_form>(form_), asked_.topic(), from, asked_.channel, {.bytes = replay_at_once});
+  if (has_tables_ && may_be_kept(asked_.channel, from, given)) {
+    if (attached()) home().shard().unsubscribe(*this);
     return false;
   }
-  metrics::adjust(metrics::gauge::subscriptions, 1);
-  complete_replay(asked_, given);
+  if (given.end)
+    metrics::adjust(metrics::gauge::subscriptions, 1);
+  else
+    replaying_ = given.next;
+  complete_replay(asked_, from, given);
   const bool whole = !asked_.snapshot || (rows_ ? rows_->join(given) : given.complete);
   if (!std::exchange(opened_, true)) append_opening(out(), given.opening());
   if (!whole) {
     begin_over(errc::start_over);
     return true;
   }
-  rows_.reset();
+  if (rows_ && rows_->joined()) rows_.reset();
   for (const auto& e : given.events) encode(out(), form_, *e);
   metrics::add(metrics::counter::events_out, given.events.size());
   home().flush_later(*this);
-  if (asked_.view && asked_.view->ended()) on_ended();
+  if (given.end && asked_.view && asked_.view->ended()) on_ended();
   return true;
 }
 
 void channel_session::on_ended() { end(asked_.view->why().code); }
+
+/** Queues more of what it is given before all else; false when there is nothing now. */
+bool channel_session::give_more() {
+  if (!replaying_) return give_rows();
+  const auto from = *std::exchange(replaying_, std::nullopt);
+  if (!replay(from)) read_tables(from);
+  return true;
+}
+
 /** Queues rows; false when there are none now. */
 bool channel_session::give_rows() {
   auto& bytes = out();
@@ -72,7 +86,7 @@ bool channel_session::give_rows() {
       case snapshot_rows::outcome::waiting: return !bytes.empty();
       case snapshot_rows::outcome::complete:
         asked_.from = rows_->from();
-        join(asked_.from, false);
+        replay(asked_.from);
         return true;
       case snapshot_rows::outcome::failed:
         log::info("gateway", "a snapshot for a reader of {} ended early: {}", asked_.channel, rows_->why());
@@ -89,7 +103,7 @@ void channel_session::begin_over(errc why) {
   end(traits(why).retry ? errc::start_over : why);
 }
 
-void channel_session::read_tables() {
+void channel_session::read_tables(const bus::progress& from) {
   room_ = std::make_shared<room_signal>(home().context().get_executor());
   const auto living = [weak = handle()]() -> channel_session* {
     auto* const self = static_cast<channel_session*>(*weak);
@@ -101,7 +115,7 @@ void channel_session::read_tables() {
     if (!std::exchange(self.opened_, true))
       self.append_opening(self.out(), after ? *after : bus::position{self.home().shared().hub.head().epoch, 0, 0});
   };
-  home().spawn("replay", catch_up(home(), asked_.channel, asked_.from,
+  home().spawn("replay", catch_up(home(), asked_.channel, start_of(from),
                                   {.alive = [living] { return living() != nullptr; },
                                    .has_room = [living] { return living()->out_bytes() == 0; },
                                    .room = room_,
@@ -116,15 +130,16 @@ void channel_session::read_tables() {
                                    .join =
                                        [living](const bus::position& at) {
                                          auto& self = *living();
-                                         if (!self.join(at, true)) return false;
+                                         if (!self.replay(at)) return false;
                                          self.room_.reset();
                                          return true;
                                        },
                                    .not_kept =
-                                       [living] {
+                                       [living, from] {
                                          auto& self = *living();
                                          self.room_.reset();
-                                         self.join(self.asked_.from, false);
+                                         self.has_tables_ = false;
+                                         self.replay(from);
                                        },
                                    .failed =
                                        [living, open](const error& why) {
@@ -137,12 +152,12 @@ void channel_session::read_tables() {
 
 void channel_session::flush() {
   if (closed()) return;
+  if (catches_up() && !blocked()) flushed_since_timer_ = true;
   if (!blocked() && write_out()) {
     if (closing()) return close_when_peer_does();
-    for (int i = 0; rows_ && !ending_ && !blocked() && !closed(); ++i) {
-      if (i == row_writes_a_turn) return flush_from_any_thread()();  // the others' turn
-      if (!give_rows()) break;
-      flushed_since_timer_ = true;
+    for (int i = 0; (rows_ || replaying_) && !ending_ && !blocked() && !closed(); ++i) {
+      if (i == portions_a_turn) return flush_from_any_thread()();  // the others' turn
+      if (!give_more()) break;
       if (!write_out()) break;
     }
     if (room_) return room_->ring();
@@ -153,7 +168,7 @@ void channel_session::flush() {
       flushed_since_timer_ = true;
     }
   }
-  if (!blocked() || ending() || rows_) return;  // rows wait in their spool, however long
+  if (!blocked() || ending() || catches_up()) return;  // rows wait in their spool and events in history, however long
   const auto behind = lag() + out_bytes();
   if (behind > home().limits().max_lag || (behind > noticeable_lag && home().shard().retained() > home().limits().max_retained))
     end(errc::too_slow);
@@ -184,6 +199,7 @@ void channel_session::after_flush() {
   append_ending(out(), *ending_,
                 view_ended && *ending_ == asked_.view->why().code ? std::string_view{asked_.view->why().text} : traits(*ending_).meaning);
   rows_.reset();
+  replaying_.reset();
   if (attached()) {
     home().shard().unsubscribe(*this);
     metrics::adjust(metrics::gauge::subscriptions, -1);
@@ -221,7 +237,7 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
   if (closing()) return;
   heard_ = true;
   for (;;) {
-    const auto item = parser_.next(bytes);
+    const auto item = intake_.next(bytes);
     using what = websocket::item::what;
     std::string frame;
     switch (item.is) {
@@ -243,19 +259,23 @@ void websocket_channel::on_bytes(std::span<char> bytes) {
         append_between_events(frame);
         close_after_out();
         return;
-      case what::broken:
-        if (ending()) return close();
-        websocket::append_close(frame, item.code, item.payload);
-        append_between_events(frame);
-        close_after_out();
-        return;
+      case what::broken: return break_off(item.code, item.payload);
     }
   }
 }
 
+void websocket_channel::break_off(std::uint16_t code, std::string_view why) {
+  if (ending()) return close();
+  std::string frame;
+  websocket::append_close(frame, code, why);
+  append_between_events(frame);
+  close_after_out();
+}
+
 void websocket_channel::on_timer() {
   if (closing()) return close_if_stalled();
-  if (ending() || (!heard_ && !takes_rows())) return close();
+  if (const auto why = intake_.overdue(); !why.empty()) return break_off(websocket::close_code::try_again, why);
+  if (ending() || (!heard_ && !takes_some())) return close();
   heard_ = flushed_since_timer_ = false;
   std::string ping;
   websocket::append_frame(ping, websocket::opcode::ping, {});
@@ -305,7 +325,7 @@ void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
 void sse_channel::on_timer() {
   if (closing()) return close_if_stalled();
   // A comment keeps proxies from closing a quiet stream and finds clients that have vanished.
-  if (has_rows() && blocked() && !takes_rows()) return end(errc::too_slow);  // takes nothing at all
+  if (catches_up() && blocked() && !takes_some()) return end(errc::too_slow);  // takes nothing at all
   if (!flushed_since_timer_ && !blocked()) append_between_events(":\n\n");
   flushed_since_timer_ = false;
   arm(ping_every());

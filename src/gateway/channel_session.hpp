@@ -2,18 +2,18 @@
 #include <optional>
 #include <string>
 
-#include "base/websocket_parser.hpp"
 #include "gateway/catch_up.hpp"
 #include "gateway/listening.hpp"
 #include "gateway/session.hpp"
 #include "gateway/snapshot_rows.hpp"
+#include "gateway/ws_intake.hpp"
 
 namespace postbus::gateway {
 
 /**
  * A connection that listens on one channel: a cursor in the channel's log. What the client is behind lies in the log, shared
- * with all others; the session itself holds bytes only for a replay and for control frames. Where it begins with a table's
- * rows it takes them from their spool as the socket takes them, and attaches to the log behind them.
+ * with all others; the session itself holds bytes only for a portion of its replay and for control frames. What it missed it
+ * takes from history, and a table's rows from their spool, as the socket takes them, and attaches to the log behind them.
  */
 class channel_session : public session, protected bus::cursor {
 public:
@@ -40,25 +40,31 @@ protected:
   void append_between_events(std::string_view bytes);
   std::chrono::milliseconds ping_every() const;
   bool flushed_since_timer_{};
-  /** While rows are being sent, whoever takes some is alive. */
-  bool takes_rows() const { return rows_ && flushed_since_timer_; }
-  bool has_rows() const { return rows_ != nullptr; }
+  /** It is given what it missed, or rows, as its socket takes them: nothing is held for it, and whoever takes some is alive. */
+  bool catches_up() const { return rows_ || replaying_ || room_; }
+  bool takes_some() const { return catches_up() && flushed_since_timer_; }
 
 private:
   void on_pending() final { flush(); }
   void on_ended() final;
+  bool give_more();
   bool give_rows();
   void begin_over(errc why);
-  /** Subscribes, and what history has goes out first. False, and nothing done, where `tables_first` and a stream's tables may have more. */
-  bool join(const bus::start& from, bool tables_first);
-  void read_tables();
+  /**
+   * Gives a portion of what history has after `from`; the last one subscribes, the others leave `replaying_`. False, and nothing
+   * done, where a stream's tables may have more.
+   */
+  bool replay(const bus::progress& from);
+  void read_tables(const bus::progress& from);
 
   listen_request asked_;
   form form_;
   std::optional<errc> ending_;
   std::unique_ptr<snapshot_rows> rows_;  // until they are sent
-  std::shared_ptr<room_signal> room_;  ///< while a stream's tables are read
-  bool opened_{};  ///< the opening has been written
+  std::optional<bus::progress> replaying_;  ///< until history has been given
+  std::shared_ptr<room_signal> room_;       ///< while a stream's tables are read
+  bool has_tables_{true};                   ///< for all that is known
+  bool opened_{};                           ///< the opening has been written
 };
 
 /** `GET /v1/channels/{c}` with `Upgrade: websocket`: one text frame per event. */
@@ -71,7 +77,8 @@ private:
   void append_opening(std::string&, const bus::position&) override { arm(ping_every()); }
   void append_ending(std::string& out, errc why, std::string_view text) override;
   void on_bytes(std::span<char> bytes) override;
-  websocket::parser parser_{websocket::role::server, 64 * 1024};  // nothing but control frames is expected
+  void break_off(std::uint16_t code, std::string_view why);
+  ws_intake intake_{home(), 64 * 1024};  // nothing but control frames is expected
   bool heard_{true};
 };
 

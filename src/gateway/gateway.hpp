@@ -20,11 +20,12 @@ struct gateway_limits {
   std::size_t max_message = 16u << 20;             ///< bytes of one payload
   std::size_t max_lag = 16u << 20;                 ///< bytes a reader may be behind, beside the event it is reading, before 4001
   std::size_t max_retained = 256u << 20;           ///< bytes one loop keeps for readers that lag, over all channels
-  std::size_t max_bodies = 256u << 20;             ///< bytes of request bodies one loop holds at once
+  std::size_t max_bodies = 256u << 20;             ///< bytes of request bodies and WebSocket messages one loop holds at once
   std::size_t max_subscriptions = 1024;            ///< on one /v1/ws or /v1/events
   std::size_t beside_reader = 64;                  ///< connections that loop 0 takes before the other loops accept any
   std::chrono::milliseconds header_deadline{10'000};  ///< from the first byte of a request to the end of its header; of a TLS handshake
-  std::chrono::milliseconds body_deadline{60'000};    ///< from there to the end of its body
+  std::chrono::milliseconds body_deadline{60'000};    ///< from there to the end of its body; of a WebSocket's message
+  std::chrono::milliseconds tables_deadline{10'000};  ///< for a stream's tables to be read for a long poll that gives less
   std::chrono::milliseconds idle_deadline{75'000};    ///< a kept-alive connection without a request
   std::chrono::milliseconds ping_every{25'000};       ///< on quiet WebSockets and SSE streams; a silent WebSocket is closed after two
   std::chrono::milliseconds stall_deadline{30'000};   ///< a full socket that takes nothing

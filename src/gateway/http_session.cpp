@@ -112,7 +112,7 @@ void http_session::feed() {
           out() += "HTTP/1.1 100 Continue\r\n\r\n";
           home().flush_later(*this);
         }
-        if (!reserve_body(taken)) {
+        if (!body_.hold(body_.bytes() + taken)) {
           last_ = true;
           return fail({errc::unavailable, "too many large requests at once; try again in a moment"});
         }
@@ -144,14 +144,6 @@ bool http_session::begin_body() {
   fail(parsed ? authorise(home(), nullptr, right::post, {}).error() : parsed.error());
   return false;
 }
-
-bool http_session::reserve_body(std::size_t bytes) {
-  if (!home().reserve_bodies(bytes)) return false;
-  body_reserved_ += bytes;
-  return true;
-}
-
-void http_session::release_body() { home().release_bodies(std::exchange(body_reserved_, 0)); }
 
 bool http_session::answers_unread() const { return out_bytes() > most_unread_answers; }
 
@@ -200,7 +192,7 @@ void http_session::respond(response answer) {
   bytes += "\r\n";
   if (!head_only_) bytes += answer.body;
   target_.reset();
-  release_body();
+  body_.hold(0);
   home().flush_later(*this);
   if (last_) {
     set_state(state::discarding);

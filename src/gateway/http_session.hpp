@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gateway/http_parser.hpp"
+#include "gateway/loop.hpp"
 #include "gateway/session.hpp"
 #include "gateway/target.hpp"
 
@@ -81,16 +82,14 @@ private:
   void on_end() override;
   void flush() override;
   void feed();
-  /** Counts the body's bytes against the loop's bound; false when there is no room. */
-  bool reserve_body(std::size_t bytes);
-  void release_body();
   /** The client does not read its answers: no more requests are taken from it until it does. */
   bool answers_unread() const;
   bool begin_body();
   void act();
   void identify();
   void begin_waiting();
-  void read_tables();
+  void take_history(const bus::progress& from);
+  void read_tables(const bus::progress& from);
   void stop_waiting();
   bool wait_is_over() const;
   void finish_wait();
@@ -102,7 +101,7 @@ private:
   state state_{state::handshaking};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
-  std::size_t body_reserved_{};  // of the loop's memory for bodies
+  body_share body_;
   bool in_body_{};
   std::unique_ptr<http_parser> parser_;
   std::optional<class target> target_;

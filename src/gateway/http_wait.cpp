@@ -1,5 +1,7 @@
 // Requests that wait for events: a long poll, or /wait. What history has is the answer at once; else the connection is a listener
 // until something comes or the time is up. Where history does not reach back, a stream's tables are read first.
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/metrics.hpp"
@@ -7,6 +9,14 @@
 #include "gateway/http_session.hpp"
 
 namespace postbus::gateway {
+namespace {
+
+using namespace std::chrono_literals;
+
+/** Payload bytes of an answer, beside one event. */
+constexpr std::size_t most_bytes = 1u << 20;
+
+}  // namespace
 
 /** A request that waits: a listener while nothing has come. */
 class http_session::waiter final : public bus::listener {
@@ -14,21 +24,27 @@ public:
   waiter(http_session& s, wait_for what) : owner_{s}, what{std::move(what)} {}
   ~waiter() override { leave(); }
 
-  /** Takes what history has, and stays subscribed. False, and nothing done, where `tables_first` and a stream's tables may have more. */
-  bool enter(const bus::start& from, bool tables_first) {
+  /**
+   * Takes a portion of what history has after `from`, and behind the last one stays subscribed; else `replaying` says where to
+   * go on. False, and nothing done, where a stream's tables may have more.
+   */
+  bool enter(const bus::progress& from) {
     auto& shard = owner_.home().shard();
-    auto given = shard.subscribe(*this, what.asked.topic(), from, what.asked.channel);
-    if (tables_first && may_be_kept(what.asked.channel, from, given)) {
-      shard.unsubscribe(*this, what.asked.topic());
+    auto given = shard.subscribe(*this, what.asked.topic(), from, what.asked.channel, {.events = what.most_events, .bytes = most_bytes});
+    if (has_tables && may_be_kept(what.asked.channel, from, given)) {
+      if (given.end) shard.unsubscribe(*this, what.asked.topic());
       return false;
     }
-    subscribed_ = true;
-    metrics::adjust(metrics::gauge::subscriptions, 1);
-    complete_replay(what.asked, given);
+    if (given.end) {
+      subscribed_ = true;
+      metrics::adjust(metrics::gauge::subscriptions, 1);
+    }
+    complete_replay(what.asked, from, given);
     next = given.at;
     for (auto& e : given.events) take(std::move(e));
-    if (what.asked.view && what.asked.view->ended()) done = true;
-    if (!done) owner_.arm(what.at_most);
+    if (given.end && what.asked.view && what.asked.view->ended()) done = true;
+    if (!given.end && !done) replaying = given.next;
+    if (!done) owner_.arm(std::max(0ms, std::chrono::ceil<std::chrono::milliseconds>(until - steady::now())));
     return true;
   }
   void leave() {
@@ -43,8 +59,9 @@ public:
       done = true;
       return owner_.home().flush_later(owner_);
     }
-    if (events.size() >= what.most_events) return;  // the rest comes with the next request, from history
+    if (events.size() >= what.most_events || bytes_ > most_bytes) return;  // the rest comes with the next request, from history
     next = e->at;
+    bytes_ += e->payload.size();
     done = done || what.enough(*e);
     events.push_back(std::move(e));
     if (done) owner_.home().flush_later(owner_);
@@ -53,18 +70,22 @@ public:
 private:
   http_session& owner_;
   bool subscribed_{};
+  std::size_t bytes_{};
 
 public:
   wait_for what;
   std::vector<bus::event_ref> events;
-  bus::position next;
+  steady::time_point until;  ///< as long as the client gave
+  bus::position next;        ///< {}: not known yet
   bool done{};
+  bool has_tables{true};  ///< for all that is known
+  std::optional<bus::progress> replaying;
   std::shared_ptr<room_signal> room;  ///< while a stream's tables are read
 };
 
 // Here, because the compiler must know the waiter for them.
-http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr} {}
-http_session::~http_session() { release_body(); }
+http_session::http_session(loop& home, socket&& s) : session{home, std::move(s), nullptr}, body_{home} {}
+http_session::~http_session() = default;
 
 void http_session::recheck(const token* mine) {
   if (state_ != state::waiting || who() == nullptr) return;
@@ -88,18 +109,31 @@ void http_session::wait(wait_for what) {
 
 void http_session::begin_waiting() {
   set_state(state::waiting);
-  if (!waiter_->enter(waiter_->what.asked.from, true)) read_tables();
+  waiter_->until = steady::now() + waiter_->what.at_most;
+  take_history(waiter_->what.asked.from);
   if (home().shared().draining.load()) finish_wait();
 }
 
-void http_session::read_tables() {
+void http_session::take_history(const bus::progress& from) {
+  if (!waiter_->enter(from)) return read_tables(from);
+  if (!waiter_->replaying) return;
+  // Nothing of this portion was for the client; the others' turn.
+  home().post([weak = handle()] {
+    auto* const self = static_cast<http_session*>(*weak);
+    if (self == nullptr || self->closed() || !self->waiter_ || !self->waiter_->replaying) return;
+    self->take_history(*std::exchange(self->waiter_->replaying, std::nullopt));
+  });
+}
+
+void http_session::read_tables(const bus::progress& from) {
+  arm(std::max(waiter_->what.at_most, home().limits().tables_deadline));  // who asked for no waiting asked for what is kept all the same
   waiter_->room = std::make_shared<room_signal>(home().context().get_executor());
   const auto living = [weak = handle(), room = waiter_->room]() -> waiter* {
     auto* const self = static_cast<http_session*>(*weak);
     return self == nullptr || self->closed() || !self->waiter_ || self->waiter_->room != room || self->waiter_->done ? nullptr
                                                                                                                      : self->waiter_.get();
   };
-  home().spawn("replay", catch_up(home(), waiter_->what.asked.channel, waiter_->what.asked.from,
+  home().spawn("replay", catch_up(home(), waiter_->what.asked.channel, start_of(from),
                                   {.alive = [living] { return living() != nullptr; },
                                    .has_room = [] { return true; },  // a page is a whole answer
                                    .room = waiter_->room,
@@ -109,8 +143,17 @@ void http_session::read_tables() {
                                          w.next = page.upto;
                                          for (const auto* const e : page.events->events()) w.take({page.events, e});
                                        },
-                                   .join = [living](const bus::position& at) { return living()->enter(at, true); },
-                                   .not_kept = [living] { living()->enter(living()->what.asked.from, false); },
+                                   .join =
+                                       [living, this](const bus::position& at) {
+                                         if (!living()->enter(at)) return false;
+                                         if (auto& more = living()->replaying) take_history(*std::exchange(more, std::nullopt));
+                                         return true;
+                                       },
+                                   .not_kept =
+                                       [living, this, from] {
+                                         living()->has_tables = false;
+                                         take_history(from);
+                                       },
                                    .failed =
                                        [this](const error& why) {
                                          stop_waiting();
@@ -128,6 +171,10 @@ void http_session::finish_wait() {
   if (const auto view = waiter_->what.asked.view; view && view->ended() && waiter_->events.empty()) {
     stop_waiting();
     return fail(view->why());
+  }
+  if (waiter_->next == bus::position{}) {  // it is not known what the client has missed, nor where it would go on
+    stop_waiting();
+    return fail({errc::unavailable, "what the stream keeps could not be read in time; come back in a moment"});
   }
   auto answer = waiter_->what.answer(waiter_->events, waiter_->next);
   stop_waiting();

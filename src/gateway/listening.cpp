@@ -169,9 +169,9 @@ result<> check_consumer(std::string_view channel, std::string_view consumer) {
   return {};
 }
 
-void complete_replay(const listen_request& asked, bus::replay& given) {
+void complete_replay(const listen_request& asked, const bus::progress& from, bus::replay& given) {
   if (asked.view) given.events = feeds::replay_through(*asked.view, given.events);
-  add_missed_notifications(asked, given);
+  if (from.seq == 0) add_missed_notifications(asked, given);
 }
 
 void add_missed_notifications(const listen_request& asked, bus::replay& given) {

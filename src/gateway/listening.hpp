@@ -108,8 +108,11 @@ private:
   std::vector<ahead> ahead_;
 };
 
-/** What a new subscriber is given first: of a filtered feed what its view shows, and word of notifications that nobody heard. */
-void complete_replay(const listen_request& asked, bus::replay& given);
+/**
+ * What a new subscriber is given first, in this portion that comes after `from`: of a filtered feed what its view shows, and
+ * word of notifications that nobody heard.
+ */
+void complete_replay(const listen_request& asked, const bus::progress& from, bus::replay& given);
 /** errc::invalid_argument: rows first is asked of what has none, or from a place that is no position. */
 result<> check_snapshot(std::string_view channel, const bus::start& from, bool wanted);
 

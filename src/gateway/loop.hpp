@@ -84,13 +84,6 @@ public:
   /** Makes the epoll set report to `now` what it reported to whoever held this socket. */
   void watch(int fd, session& now, bool is_new);
 
-  /** Memory for request bodies on their way in, over all connections of this loop; false when the bound is reached. */
-  bool reserve_bodies(std::size_t bytes) {
-    if (bodies_ + bytes > limits().max_bodies) return false;
-    bodies_ += bytes;
-    return true;
-  }
-  void release_bodies(std::size_t bytes) { bodies_ -= bytes; }
   class listening& listening() { return listening_; }
 
   /** Calls `visit` for every session of this loop. */
@@ -101,6 +94,7 @@ public:
   void begin_drain();
 
 private:
+  friend class body_share;
   bool is_first() const { return this == shared_.loops.front().get(); }
   void spread_if_many();
   void ring();
@@ -113,6 +107,7 @@ private:
   void stop_if_drained();
 
   server::shared& shared_;
+  std::size_t bodies_{};  // of all shares; the context's coroutines have some
   boost::asio::io_context context_{1};
   boost::asio::posix::stream_descriptor sockets_;  // the epoll set
   boost::asio::posix::stream_descriptor bell_;     // an eventfd, rung by the hub from other threads
@@ -126,12 +121,32 @@ private:
   std::vector<session*> dirty_, after_flush_, graveyard_;
   session* first_{};  // of all sessions
   std::size_t sessions_{};
-  std::size_t bodies_{};
   std::size_t coroutines_{};
   class listening listening_{*this};
   int spare_descriptor_{-1};
   bool draining_{};
   timing_wheel::timer drain_end_;
+};
+
+/** One holder's share in its loop's memory for what clients send (gateway_limits::max_bodies); given back when it goes. */
+class body_share {
+public:
+  explicit body_share(loop& home) : home_{&home} {}
+  body_share(body_share&& other) noexcept : home_{other.home_}, bytes_{std::exchange(other.bytes_, 0)} {}
+  body_share& operator=(body_share&&) = delete;
+  ~body_share() { hold(0); }
+  std::size_t bytes() const { return bytes_; }
+  /** Makes it this many bytes; false, and nothing done, when the loop's bound is reached. */
+  bool hold(std::size_t bytes) {
+    if (bytes > bytes_ && home_->bodies_ + (bytes - bytes_) > home_->limits().max_bodies) return false;
+    home_->bodies_ += bytes - bytes_;
+    bytes_ = bytes;
+    return true;
+  }
+
+private:
+  loop* home_;
+  std::size_t bytes_{};
 };
 
 }  // namespace postbus::gateway

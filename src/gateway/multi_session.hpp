@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "base/websocket_parser.hpp"
 #include "gateway/channel_session.hpp"
 #include "gateway/ws_message.hpp"
 
@@ -35,9 +34,11 @@ protected:
     multi_session& owner;
     std::int64_t id;
     listen_request asked;
-    std::unique_ptr<snapshot_rows> rows{};  // until they are sent; only then it is subscribed
-    bool attached{};                        // to the hub; else its rows are being sent or its stream's tables read
-    bool over{};                            // history does not reach back to where it was to go on
+    std::unique_ptr<snapshot_rows> rows{};     // until they are sent; only then it is subscribed
+    std::optional<bus::progress> replaying{};  // until history has been given
+    bool attached{};                           // to the hub; else it is given what comes before
+    bool over{};                               // history does not reach back to where it was to go on
+    bool has_tables{true};                     // for all that is known
     std::shared_ptr<room_signal> room{};
   };
 
@@ -56,21 +57,22 @@ protected:
    * nothing is missed, from within or later.
    */
   void subscribe(std::int64_t id, listen_request asked, std::function<void(result<bus::position>)> fixed);
-  /** Subscribes after `from` what has been made; false where `tables_first` and the tables may have what history lacks. */
-  bool join(subscription& s, const bus::start& from, bool tables_first, bus::position& at);
+  /**
+   * Queues at most `most` of what history has after `from`; the last portion subscribes, others follow when all has been sent.
+   * False, and nothing done, where the tables may have what history lacks. `at`: nothing after it is missed.
+   */
+  bool replay(subscription& s, const bus::progress& from, bus::position& at, bus::portion most = {.bytes = replay_at_once});
   subscription& make(std::int64_t id, listen_request asked);
   void unsubscribe(std::int64_t id);
   bool has(std::int64_t id) const { return subscriptions_.contains(id); }
   std::size_t subscribed() const { return subscriptions_.size(); }
-  /** Puts the replays of several subscriptions, queued one after the other, into the order of all channels. */
-  void sort_replay();
   struct waiting {
     bus::event_ref event;
     std::int64_t id;
   };
   void queue_replay(std::vector<waiting> events);
-  /** Takes all subscriptions off the hub, and what they were given back; they stay. */
-  void leave_all();
+  /** Puts what is queued, of several subscriptions one after the other, into the order of all channels. */
+  void sort_replay();
   const auto& subscriptions() const { return subscriptions_; }
   const bus::event* next_waiting() const { return pending_.empty() ? nullptr : pending_.front().event.item; }
   /** Events and bytes that have not been sent. */
@@ -80,18 +82,22 @@ protected:
   void end(errc why);
   bool ending() const { return ending_.has_value(); }
   bool flushed_since_timer_{};
-  /** While rows are being sent, whoever takes some is alive. */
-  bool takes_rows() const { return !giving_rows_.empty() && flushed_since_timer_; }
+  /** While something is given before all else, whoever takes some is alive. */
+  bool takes_some() const { return catches_up() && flushed_since_timer_; }
+  virtual bool catches_up() const { return !catching_up_.empty(); }
 
 private:
   void queue(const bus::event_ref& e, const subscription& from);
   void leave(subscription& s);
-  bool give_rows(std::string& bytes);
+  bool give_more(std::string& bytes);
+  bool give_rows(subscription& s, std::string& bytes);
   void begin_over(subscription& s, const error& why);
-  void read_tables(subscription& s, std::function<void(result<bus::position>)> fixed);
+  /** `fixed` may be empty: it has been told. */
+  void read_tables(subscription& s, const bus::progress& from, std::function<void(result<bus::position>)> fixed);
+  void push(bus::event_ref e, std::int64_t id);
 
   boost::unordered_flat_map<std::int64_t, std::unique_ptr<subscription>> subscriptions_;
-  std::deque<std::int64_t> giving_rows_;  // subscriptions that are, each in its turn
+  std::deque<std::int64_t> catching_up_;  // subscriptions that are given rows or history, each in its turn
   std::deque<waiting> pending_;
   std::size_t pending_bytes_{};
   std::vector<std::int64_t> ended_;  ///< subscriptions that are over and whose client knows
@@ -112,6 +118,7 @@ private:
   void append_ending(std::string& out, errc why) override;
   void append_view_ending(std::string& out, const subscription& from) override;
   void append_refusal(std::string& out, const subscription& from, const error& why) override;
+  void break_off(std::uint16_t code, std::string_view why);
   void act(std::string_view text);
   void act(std::int64_t id, ws_subscribe&& wanted);
   void act(std::int64_t id, const ws_unsubscribe& wanted);
@@ -122,18 +129,22 @@ private:
   static boost::asio::awaitable<void> acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted);
   static boost::asio::awaitable<void> post_queued(loop& home, std::shared_ptr<session*> weak);
   void answer_post(std::int64_t id, const result<bus::position>& posted);
+  /** True when so much waits for the database that nothing more is read: at all of a bound, or, to be read again, at half of it. */
+  bool waits_for_database(std::size_t part) const;
 
-  websocket::parser parser_;
+  ws_intake intake_;
   bool heard_{true};
   std::string row_;  // one row's event, reused
   struct queued_post {
     std::int64_t id;
     ws_post message;
+    body_share held;
   };
   // Posts of one connection reach the database in the order they came: one is under way, the rest wait here.
   std::deque<queued_post> posts_;
   std::size_t posts_bytes_{};
   bool posting_{};
+  std::size_t acks_{};  // under way
   boost::unordered_flat_map<std::int64_t, bool> opening_;  // subscribes that are not confirmed yet; true: unsubscribed meanwhile
 };
 
@@ -152,17 +163,24 @@ private:
   void append_row(std::string&, const bus::event&, const subscription&) override {}  // many channels begin with no rows
   void append_ending(std::string& out, errc why) override;
   void append_refusal(std::string&, const subscription&, const error&) override {}
-  void on_sent() override {
-    if (room_) room_->ring();
-  }
+  void on_sent() override;
+  bool catches_up() const override { return replaying_; }
   /** Writes the response's head and the first position, once. */
   void open(const bus::position& at);
-  /** Brings streams from the tables and the other channels from history, in one order, until all can join the hub. */
-  static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room,
-                                                  bus::start from);
-  void join_all(const bus::start& from);
+  /** Opens and queues a portion; what comes first of all tells of notifications that nobody heard. */
+  void give(const bus::position& opening, std::vector<waiting> events);
+  /** Gives a portion of what history has of all channels, in their order; behind the last all are subscribed. Or begins to read the tables. */
+  void replay_some();
+  void join_all();
+  /** Brings streams from the tables and the other channels from history, in one order, until history has all. */
+  static boost::asio::awaitable<void> read_tables(loop& home, std::shared_ptr<session*> weak, std::shared_ptr<room_signal> room);
+  bus::portion portion() const;
 
   std::shared_ptr<room_signal> room_;  ///< while the tables are read
+  bool replaying_{};  ///< the next portion is due when this one has been sent
+  bool has_tables_{true};  ///< for all that is known
+  std::vector<bus::hub::lane> lanes_;  ///< how far each channel has come, by the id of its subscription
+  bus::start given_;  ///< how far all have come
   std::vector<listen_request> asked_;
   form form_;
   std::string head_;

@@ -31,8 +31,9 @@ snapshot_rows::outcome snapshot_rows::next(const std::function<void(const bus::e
   return outcome::row;
 }
 
-bool snapshot_rows::join(bus::replay& given) const {
+bool snapshot_rows::join(bus::replay& given) {
   if (!given.complete) return false;
+  if (joined_) return true;
   const auto& join = from_->join();
   std::vector<bus::event_ref> out;
   out.reserve(given.events.size() + 1);
@@ -45,6 +46,11 @@ bool snapshot_rows::join(bus::replay& given) const {
     auto& copy = alone->add((*e)->channel, (*e)->kind, (*e)->form, (*e)->payload, {}, (*e)->time);
     copy.seq = (*e)->seq;
     out.push_back({alone, &copy});
+  }
+  joined_ = e != given.events.end() || given.end;
+  if (!joined_) {
+    given.events = std::move(out);
+    return true;
   }
   auto& live = alone->add(from_->channel(), bus::kind::live, bus::payload_form::json, R"({"rows":)" + std::to_string(from_->rows()) + '}',
                           join.through, now_micros());

@@ -29,14 +29,17 @@ public:
 
   /** Once complete: where the subscription must start in its feed's history. */
   const bus::position& from() const { return from_->join().from; }
-  /** Turns a replay from there into what comes behind the rows. False when history does not reach back: start over. */
-  bool join(bus::replay& given) const;
+  /** Turns a replay from there, portion by portion, into what comes behind the rows. False when history does not reach back: start over. */
+  bool join(bus::replay& given);
+  /** `live` has been given: what is left of the replay comes as it is. */
+  bool joined() const { return joined_; }
 
 private:
   std::unique_ptr<feeds::spool_reader> from_;
   std::shared_ptr<std::atomic<bool>> rung_ = std::make_shared<std::atomic<bool>>(true);  // false: nothing new since `waiting`
   std::function<void()> wake_;
   error why_;
+  bool joined_{};
 };
 
 /** `reset` with the reason "snapshot" and no id: the snapshot cannot be completed, or was asked to go on from a position that is gone. */

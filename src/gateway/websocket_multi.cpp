@@ -10,22 +10,30 @@ namespace {
 constexpr std::size_t most_unsent_before_pong = 256 * 1024;
 constexpr std::size_t most_queued_posts = 1024;
 constexpr std::size_t most_queued_post_bytes = 32u << 20;
+constexpr std::size_t most_acks = 256;
 
 }  // namespace
 
 websocket_multi::websocket_multi(loop& home, socket&& s, std::unique_ptr<identity> who)
     : multi_session{home, std::move(s), std::move(who)},
       // A payload may grow sixfold as a JSON string (\u00XX), but not all of one does: twice its limit and the rest of the message.
-      parser_{websocket::role::server, static_cast<std::uint32_t>(home.limits().max_message * 2 + 4096)} {}
+      intake_{home, static_cast<std::uint32_t>(home.limits().max_message * 2 + 4096)} {}
 
 void websocket_multi::begin() {
   arm(home().limits().ping_every);
   home().flush_later(*this);
 }
 
+void websocket_multi::break_off(std::uint16_t code, std::string_view why) {
+  if (ending()) return close();
+  websocket::append_close(out(), code, why);
+  close_after_out();
+}
+
 void websocket_multi::on_timer() {
   if (closing()) return close_if_stalled();
-  if (ending() || (!heard_ && !takes_rows())) return close();
+  if (const auto why = intake_.overdue(); !why.empty()) return break_off(websocket::close_code::try_again, why);
+  if (ending() || (!heard_ && !takes_some())) return close();
   heard_ = flushed_since_timer_ = false;
   if (!blocked()) {
     websocket::append_frame(out(), websocket::opcode::ping, {});
@@ -37,7 +45,7 @@ void websocket_multi::on_timer() {
 void websocket_multi::on_bytes(std::span<char> bytes) {
   heard_ = true;
   while (!closed() && !closing()) {
-    const auto item = parser_.next(bytes);
+    const auto item = intake_.next(bytes);
     using what = websocket::item::what;
     switch (item.is) {
       case what::need_more: return;
@@ -58,11 +66,7 @@ void websocket_multi::on_bytes(std::span<char> bytes) {
         websocket::append_close(out(), item.code == websocket::close_code::none ? websocket::close_code::normal : item.code, {});
         close_after_out();
         return;
-      case what::broken:
-        if (ending()) return close();
-        websocket::append_close(out(), item.code, item.payload);
-        close_after_out();
-        return;
+      case what::broken: return break_off(item.code, item.payload);
     }
   }
 }
@@ -158,13 +162,21 @@ void websocket_multi::confirm(std::int64_t id, const result<bus::position>& at) 
 void websocket_multi::act(std::int64_t id, ws_ack&& wanted) {
   if (auto may = authorise(home(), who(), right::listen, wanted.channel); !may) return refuse(id, may.error());
   if (auto fits = check_consumer(wanted.channel, wanted.consumer); !fits) return refuse(id, fits.error());
+  ++acks_;
+  if (waits_for_database(1)) pause_reading();
   home().spawn("ack", acknowledge(home(), handle(), id, std::move(wanted)));
+}
+
+bool websocket_multi::waits_for_database(std::size_t part) const {
+  return posts_.size() >= most_queued_posts / part || posts_bytes_ >= most_queued_post_bytes / part || acks_ >= most_acks / part;
 }
 
 boost::asio::awaitable<void> websocket_multi::acknowledge(loop& home, std::shared_ptr<session*> weak, std::int64_t id, ws_ack wanted) {
   const auto done = co_await home.shared().behind.ack(std::move(wanted.channel), std::move(wanted.consumer), std::move(wanted.position));
   auto* const self = static_cast<websocket_multi*>(*weak);
   if (self == nullptr || self->closed() || self->closing()) co_return;
+  --self->acks_;
+  if (!self->waits_for_database(2)) self->resume_reading();
   if (!done) co_return self->refuse(id, done.error());
   std::string reply;
   append_ws_ok(reply, id);
@@ -189,9 +201,11 @@ void websocket_multi::act(std::int64_t id, ws_post&& wanted) {
   if (auto may = authorise(home(), who(), right::post, wanted.channel); !may) return refuse(id, may.error());
   if (wanted.payload.size() > home().limits().max_message)
     return refuse(id, {errc::too_large, "the payload is larger than this gateway takes (--max-message)"});
+  body_share held{home()};
+  if (!held.hold(wanted.payload.size())) return refuse(id, {errc::unavailable, "too many large messages at once; try again in a moment"});
   posts_bytes_ += wanted.payload.size();
-  posts_.push_back({id, std::move(wanted)});
-  if (posts_.size() >= most_queued_posts || posts_bytes_ >= most_queued_post_bytes) pause_reading();
+  posts_.push_back({id, std::move(wanted), std::move(held)});
+  if (waits_for_database(1)) pause_reading();
   if (!posting_) {
     posting_ = true;
     home().spawn("post", post_queued(home(), handle()));
@@ -215,7 +229,7 @@ boost::asio::awaitable<void> websocket_multi::post_queued(loop& home, std::share
 }
 
 void websocket_multi::answer_post(std::int64_t id, const result<bus::position>& posted) {
-  if (posts_.size() < most_queued_posts / 2 && posts_bytes_ < most_queued_post_bytes / 2) resume_reading();
+  if (!waits_for_database(2)) resume_reading();
   if (!posted) return refuse(id, posted.error());
   std::string reply;
   append_ws_ok(reply, id, *posted);

@@ -93,7 +93,7 @@ public:
   void wait(std::function<bool()> holds) { run(loop, until(std::move(holds))); }
 
   /** What a listener of `channel` that resumes from the start is given: gaps and resets too. */
-  std::vector<bus::event_ref> events(std::string_view channel) const { return hub.history(channel, begun_, SIZE_MAX).events; }
+  std::vector<bus::event_ref> events(std::string_view channel) const { return hub.history(channel, begun_).events; }
   /** Waits for `count` events on `channel` and returns their payloads. */
   std::vector<std::string> payloads(const std::string& channel, std::size_t count) {
     wait([&] { return events(channel).size() >= count; });

@@ -11,6 +11,7 @@
 
 #include "client/resume_file.hpp"
 #include "support/cluster.hpp"
+#include "support/memory_gateway.hpp"
 #include "support/program.hpp"
 
 // The commands that talk to a gateway, as a user runs them: the built program on both ends, killed where that matters.
@@ -379,10 +380,17 @@ TEST(command_line_status, says_that_the_lag_is_unknown_while_the_database_is_awa
   }
   EXPECT_TRUE(document().at("lag_ms").is_number());
   EXPECT_TRUE(document().at("stream_silent_s").is_number());
+  const auto scraped = [&] {
+    test::raw_client c{static_cast<std::uint16_t>(std::stoi(line->substr(line->rfind(':') + 1)))};
+    c.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    return c.read_all();
+  };
+  EXPECT_THAT(scraped(), testing::ContainsRegex("\npostbus_lag_microseconds [0-9]+\n"));
   own.server().stop();
   auto now = document();
   while (!now.at("lag_ms").is_null() && steady::now() < until) now = document();
   EXPECT_TRUE(now.at("lag_ms").is_null());
+  EXPECT_THAT(scraped(), HasSubstr("\npostbus_lag_microseconds NaN\n"));
   EXPECT_FALSE(now.at("ready").as_bool());
   const auto silent = now.at("stream_silent_s").to_number<double>();
   EXPECT_GT(document().at("stream_silent_s").to_number<double>(), silent);

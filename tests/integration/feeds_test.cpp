@@ -218,7 +218,7 @@ TEST(feeds, take_values_as_they_come_that_fit_no_type_of_now) {
   std::vector<std::string> got;
   rig.wait([&] {
     got.clear();
-    for (const auto& e : rig.hub.history("table:public.c", before, SIZE_MAX).events) got.emplace_back(e->payload);
+    for (const auto& e : rig.hub.history("table:public.c", before).events) got.emplace_back(e->payload);
     return got.size() >= 1001;
   });
   EXPECT_EQ(data_of(got.front()), R"x({"id":1,"p":"(1,old)"})x") << "under which names, nobody knows any more";
@@ -425,7 +425,7 @@ TEST(feeds, are_not_mirrored_again_when_they_are_read_again) {
 
   // A large transaction that is broken off within begins again with its first row.
   const auto start = rig.hub.head();
-  const auto rows = [&] { return rig.hub.history("table:public.orders", start, SIZE_MAX).events.size(); };
+  const auto rows = [&] { return rig.hub.history("table:public.orders", start).events.size(); };
   db.psql("insert into orders select g, repeat('x', 500) from generate_series(5, 4004) g");
   wait_in(rig, [&] { return rows() > 0; });
   ASSERT_LT(rows(), 4000u);
@@ -458,8 +458,8 @@ TEST(feeds, are_never_shown_under_options_that_cannot_be_seen_yet) {
   narrowing.join();
   rig.wait([&] { return rig.reader->status().ready(); });
   db.psql("insert into w values (1, 'hush')");
-  rig.wait([&] { return rig.hub.history("table:public.w", bus::from_beginning{}, 9).events.size() == 1; });
-  EXPECT_EQ(data_of(std::string{rig.hub.history("table:public.w", bus::from_beginning{}, 9).events[0]->payload}), R"({"id":1})");
+  rig.wait([&] { return rig.hub.history("table:public.w", bus::from_beginning{}).events.size() == 1; });
+  EXPECT_EQ(data_of(std::string{rig.hub.history("table:public.w", bus::from_beginning{}).events[0]->payload}), R"({"id":1})");
   rig.stop();
 }
 

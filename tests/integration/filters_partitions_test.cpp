@@ -23,7 +23,7 @@ using testing_support::viewing;
 void make_full(const database& db) {
   db.psql(
       "create table r(id int, reg int, owner text, primary key (id, reg)) partition by list (reg); alter table r replica identity full;"
-      "create table r1 partition of r for values in (1); alter table r1 replica identity full; select postbus.watch('r')");
+      "create table r1 partition of r for values in (1); alter table public.r1 replica identity full; select postbus.watch('r')");
 }
 
 std::vector<std::string> feed(change_rig& rig, const database& db) {
@@ -84,7 +84,7 @@ TEST(filters, end_at_the_first_row_of_a_partition_that_does_not_tell_and_leak_no
     const auto refused = ann.open("r", {.where = "owner = 'ann'"});
     ASSERT_TRUE(refused.has_error()) << "who comes back is told what is to be done";
     EXPECT_EQ(refused.error().code, errc::conflict);
-    EXPECT_THAT(refused.error().text, HasSubstr("to make it exact: alter table r2 replica identity full;"));
+    EXPECT_THAT(refused.error().text, HasSubstr("to make it exact: alter table public.r2 replica identity full;"));
     EXPECT_THAT(refused.error().text, Not(HasSubstr("r1")));
   }
 }
@@ -135,8 +135,8 @@ TEST(filters, have_no_false_nulls_in_the_old_rows_of_partitions_with_other_ident
     viewing v{rig, db};
     const auto refused = v.open("r", {.where = "id = 1 and owner = 'a'"});
     ASSERT_TRUE(refused.has_error()) << "the root's key is not the key of every partition";
-    EXPECT_THAT(refused.error().text, HasSubstr("alter table r1 replica identity full; alter table r2 replica identity full;"));
-    EXPECT_THAT(v.open("r", {.where = "id = 1"}).error().text, HasSubstr("exact: alter table r2 replica identity full;"));
+    EXPECT_THAT(refused.error().text, HasSubstr("alter table public.r1 replica identity full; alter table public.r2 replica identity full;"));
+    EXPECT_THAT(v.open("r", {.where = "id = 1"}).error().text, HasSubstr("exact: alter table public.r2 replica identity full;"));
     const auto facts = testing_support::run(postgres::probe(db.url(), db.url(), std::chrono::seconds{10}));
     ASSERT_TRUE(facts);
     std::string fixes;
@@ -144,7 +144,7 @@ TEST(filters, have_no_false_nulls_in_the_old_rows_of_partitions_with_other_ident
       if (f.subject == "filters") fixes += f.what + ": " + f.fix + "\n";
     EXPECT_EQ(
         fixes,
-        "filters on the feed of r are exact for no column that all its partitions carry: alter table r1 replica identity full;  -- and "
+        "filters on the feed of public.r are exact for no column that all its partitions carry: alter table public.r1 replica identity full;  -- and "
         "the same for 1 more\n");
   }
 }

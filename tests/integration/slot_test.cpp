@@ -27,14 +27,14 @@ std::string text_of(const bus::event_ref& e) { return std::string{e->payload}; }
 /** Payloads, or the kind of what is no message, of all that the hub can give from `after` on. */
 std::vector<std::string> told(const change_rig& rig, std::string_view channel, const bus::position& after) {
   std::vector<std::string> all;
-  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events)
+  for (const auto& e : rig.hub.history(channel, after).events)
     all.push_back(e->kind == bus::kind::gap || e->kind == bus::kind::reset ? std::string{to_text(e->kind)} : text_of(e));
   return all;
 }
 
 std::vector<bus::position> places(const change_rig& rig, std::string_view channel, const bus::position& after) {
   std::vector<bus::position> all;
-  for (const auto& e : rig.hub.history(channel, after, SIZE_MAX).events) all.push_back(e->at);
+  for (const auto& e : rig.hub.history(channel, after).events) all.push_back(e->at);
   return all;
 }
 
@@ -462,8 +462,8 @@ TEST(slot, plain_notifications_in_the_midst_of_a_large_transaction_come_behind_i
   rig.catch_up(db);
   EXPECT_EQ(told(rig, "plain", start).size(), notified);
   // Whoever resumes after any of them gets all rows that were published after it: none is passed over.
-  const auto rows = rig.hub.history("table:public.t", start, SIZE_MAX).events;
-  for (const auto& n : rig.hub.history("plain", start, SIZE_MAX).events) {
+  const auto rows = rig.hub.history("table:public.t", start).events;
+  for (const auto& n : rig.hub.history("plain", start).events) {
     const auto later = std::ranges::count_if(rows, [&](const auto& row) { return row->seq > n->seq; });
     EXPECT_EQ(static_cast<std::ptrdiff_t>(places(rig, "table:public.t", n->at).size()), later);
   }

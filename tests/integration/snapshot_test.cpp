@@ -299,7 +299,7 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
   rig.wait([&] { return copy.text() == "1=1 2=3 "; });
   EXPECT_EQ(copy.wrong, "");
   // Whoever resumes from `live` gets the update and not the insert again.
-  const auto later = rig.hub.history("table:public.t", copy.live_at, 10);
+  const auto later = rig.hub.history("table:public.t", copy.live_at);
   ASSERT_EQ(later.events.size(), 1u);
   EXPECT_EQ(later.events[0]->kind, bus::kind::update);
   copy_of_table after{rig, "table:public.t"};

@@ -4,6 +4,10 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
 #include <stdexcept>
 #include <system_error>
 
@@ -13,7 +17,28 @@
 
 namespace postbus::test {
 
+boost::asio::awaitable<void> memory_backend::answered() {
+  ++waiting;
+  boost::asio::steady_timer again{co_await boost::asio::this_coro::executor};
+  while (stuck.load()) {
+    again.expires_after(std::chrono::milliseconds{1});
+    co_await again.async_wait(boost::asio::use_awaitable);
+  }
+  --waiting;
+}
+
+boost::asio::awaitable<result<streams::page>> memory_backend::read_stream(std::string, bus::start, std::size_t) {
+  co_await answered();
+  co_return error{errc::not_found, "there are no streams without a database"};
+}
+
+boost::asio::awaitable<result<>> memory_backend::ack(std::string, std::string, std::string) {
+  co_await answered();
+  co_return result<>{};
+}
+
 boost::asio::awaitable<result<bus::position>> memory_backend::post(std::string channel, bus::payload_form form, std::string payload) {
+  co_await answered();
   const bus::position at{hub_.head().epoch, ++lsn_, 0};
   auto one = std::make_shared<bus::batch>();
   one->add(channel, bus::kind::message, form, payload, at, now_micros());
@@ -39,7 +64,7 @@ boost::asio::awaitable<result<std::shared_ptr<const feeds::view>>> memory_backen
   co_return error{errc::unsupported, "there are no tables without a database"};
 }
 
-memory_gateway::memory_gateway(gateway::gateway_options options) {
+memory_gateway::memory_gateway(gateway::gateway_options options, bus::hub_limits history) : hub{history} {
   hub.begin({0x5f3a9c01, 1000, 0});
   options.port = 0;
   server_ = std::make_unique<gateway::server>(hub, behind, std::move(options));

@@ -23,10 +23,16 @@ public:
   bool ready() const override { return true; }
   boost::json::object status() const override { return {}; }
 
+  boost::asio::awaitable<result<streams::page>> read_stream(std::string channel, bus::start from, std::size_t most) override;
+  boost::asio::awaitable<result<>> ack(std::string channel, std::string consumer, std::string position) override;
+
   std::atomic<int> listened{0};
   std::atomic<int> questions{0};  ///< which feed a table's is
+  std::atomic<bool> stuck{false};  ///< the database does not answer
+  std::atomic<int> waiting{0};     ///< how much waits for it
 
 private:
+  boost::asio::awaitable<void> answered();
   bus::hub& hub_;
   std::atomic<std::uint64_t> lsn_{1000};
 };
@@ -34,7 +40,7 @@ private:
 /** A real server on a free port of the loopback, run by its own thread until it goes. */
 class memory_gateway {
 public:
-  explicit memory_gateway(gateway::gateway_options options = {});
+  explicit memory_gateway(gateway::gateway_options options = {}, bus::hub_limits history = {});
   ~memory_gateway();
   std::uint16_t port() const { return server_->port(); }
   gateway::server& server() { return *server_; }

@@ -76,8 +76,8 @@ TEST_F(bus_fixture, derived_events_follow_their_base_event_and_are_no_history) {
   publish(102);
   turn();
   EXPECT_EQ(both.heard, "t1@102 t'1@102 t2@102 ");
-  EXPECT_EQ(texts(hub_.history("t\x1fview", from_beginning{}, 10)), "");
-  EXPECT_EQ(texts(hub_.history("t", from_beginning{}, 10)), "1 2 1 2 ");
+  EXPECT_EQ(texts(hub_.history("t\x1fview", from_beginning{})), "");
+  EXPECT_EQ(texts(hub_.history("t", from_beginning{})), "1 2 1 2 ");
   std::string json;
   auto alone = std::make_shared<batch>();
   append_event_json(json, alone->add("t\x1fview", kind::enter, payload_form::json, "1", {epoch, 1, 0}, 0));
@@ -175,22 +175,21 @@ TEST_F(bus_fixture, resume_replays_what_came_after_the_position_and_then_goes_on
   post("a", "three", 104);
   turn();
   EXPECT_EQ(r.got, "three;");
-  EXPECT_EQ(texts(hub_.history("a", from_beginning{}, 10)), "one two three ");
-  EXPECT_EQ(texts(hub_.history("a", from_beginning{}, 2)), "one two ");
-  EXPECT_EQ(hub_.history("a", from_beginning{}, 2).at, (position{epoch, 103, 0})) << "a cut answer says where to go on";
+  EXPECT_EQ(texts(hub_.history("a", from_beginning{})), "one two three ");
+  EXPECT_EQ(texts(hub_.history("a", from_beginning{}, {.events = 2})), "one two ");
+  EXPECT_EQ(hub_.history("a", from_beginning{}, {.events = 2}).at, (position{epoch, 103, 0})) << "a cut answer says where to go on";
 }
 
 TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_answered_with_silence) {
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0}, 10)), "reset ") << "before all that this process knows";
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0}, 10)), "reset ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, 0})), "reset ") << "before all that this process knows";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0})), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 100, 0})), "reset ");
   post("a", "old", 101);
   for (std::uint64_t lsn = 102; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ")
-      << "the channel's only event was dropped, and the channel forgotten";
-  EXPECT_TRUE(texts(hub_.history("b", position{epoch, 500, 0}, 10)).starts_with("gap "));
-  EXPECT_EQ(texts(hub_.history("b", position{epoch, 999, 0}, 10)), "");
-  EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0})), "gap ") << "the channel's only event was dropped, and the channel forgotten";
+  EXPECT_TRUE(texts(hub_.history("b", position{epoch, 500, 0})).starts_with("gap "));
+  EXPECT_EQ(texts(hub_.history("b", position{epoch, 999, 0})), "");
+  EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0})), "");
 }
 
 TEST_F(bus_fixture, a_gap_of_plain_notify_concerns_only_channels_that_it_reaches) {
@@ -204,8 +203,8 @@ TEST_F(bus_fixture, a_gap_of_plain_notify_concerns_only_channels_that_it_reaches
   EXPECT_NE(plain.got, "");
   EXPECT_EQ(feed.got, "");
   EXPECT_EQ(long_one.got, "");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ");
-  EXPECT_EQ(texts(hub_.history("table:public.t", position{epoch, 100, 0}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0})), "gap ");
+  EXPECT_EQ(texts(hub_.history("table:public.t", position{epoch, 100, 0})), "");
 }
 
 TEST_F(bus_fixture, a_quiet_channel_with_a_listener_is_resumed_without_a_false_gap) {
@@ -213,8 +212,8 @@ TEST_F(bus_fixture, a_quiet_channel_with_a_listener_is_resumed_without_a_false_g
   shard_.subscribe(r, 0, "a", from_now{});
   post("a", "one", 101);
   for (std::uint64_t lsn = 102; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "") << "its last event is at that position: nothing was missed";
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "gap ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0})), "") << "its last event is at that position: nothing was missed";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0})), "gap ");
 }
 
 TEST_F(bus_fixture, everybody_is_told_of_a_gap_and_so_is_whoever_resumes_from_before_it) {
@@ -229,9 +228,9 @@ TEST_F(bus_fixture, everybody_is_told_of_a_gap_and_so_is_whoever_resumes_from_be
       R"({"from":"5f3a9c01-0000000000000065-00000000","to":"5f3a9c01-00000000000000c8-00000000","reason":"reconnect"};)";
   EXPECT_EQ(a.got, "one;" + gap + "two;");
   EXPECT_EQ(b.got, gap);
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0}, 10)), "one gap two ");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "gap two ");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 200, 0}, 10)), "two ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, 0})), "one gap two ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0})), "gap two ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 200, 0})), "two ");
 }
 
 TEST_F(bus_fixture, a_reset_drops_history_and_starts_a_new_epoch) {
@@ -243,8 +242,8 @@ TEST_F(bus_fixture, a_reset_drops_history_and_starts_a_new_epoch) {
   EXPECT_EQ(a.got,
             "one;"
             R"({"position":"5f3a9c02-0000000000000032-00000000","reason":"restored"};)");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0}, 10)), "reset ");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0}, 10)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 101, 0})), "reset ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0})), "");
 }
 
 TEST_F(bus_fixture, plain_notifications_get_the_last_lsn_and_an_index_of_their_own) {
@@ -254,7 +253,7 @@ TEST_F(bus_fixture, plain_notifications_get_the_last_lsn_and_an_index_of_their_o
     plain->add("a", kind::message, payload_form::text, "plain", {}, 0);
     hub_.publish(plain);
   }
-  const auto all = hub_.history("a", from_beginning{}, 10);
+  const auto all = hub_.history("a", from_beginning{});
   const auto first = all.events[1]->at;
   EXPECT_TRUE(first.from_notify());
   EXPECT_EQ(first.lsn, 101u);
@@ -272,8 +271,8 @@ TEST_F(bus_fixture, plain_notifications_wait_for_the_end_of_a_transaction_that_c
     hub_.publish(one, of_last);
   };
   const auto resumed_after = [&](std::string_view payload) {
-    for (const auto& e : hub_.history("a", from_beginning{}, 100).events)
-      if (e->payload == payload) return texts(hub_.history("a", e->at, 100));
+    for (const auto& e : hub_.history("a", from_beginning{}).events)
+      if (e->payload == payload) return texts(hub_.history("a", e->at));
     return std::string{"it is not there"};
   };
   publish("1", {epoch, 200, 0}, part::piece);
@@ -304,7 +303,7 @@ TEST_F(bus_fixture, plain_notifications_wait_for_the_end_of_a_transaction_that_c
   publish("6", {epoch, 500, 0}, part::piece);
   publish("in another epoch", {}, part::whole);
   hub_.announce_reset({epoch + 1, 50, 0}, "epoch");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0}, 10)), "in another epoch ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch + 1, 50, 0})), "in another epoch ");
 }
 
 TEST_F(bus_fixture, plain_notifications_that_would_wait_beyond_the_bound_are_told_as_a_gap) {
@@ -319,7 +318,7 @@ TEST_F(bus_fixture, plain_notifications_that_would_wait_beyond_the_bound_are_tol
   for (int i = 0; i < 100; ++i) publish(std::string(100, 'x'), {}, part::whole);
   publish("last", {}, part::whole);
   publish("2", {epoch, 200, 1}, part::whole);
-  const auto told = texts(small.history("a", position{epoch, 200, 0}, 1000));
+  const auto told = texts(small.history("a", position{epoch, 200, 0}));
   EXPECT_TRUE(told.starts_with("2 gap x")) << told;
   EXPECT_TRUE(told.ends_with(" last "));
   EXPECT_LT(told.size(), 4096u);
@@ -329,10 +328,10 @@ TEST_F(bus_fixture, a_position_that_another_process_gave_a_notification_is_answe
   auto plain = std::make_shared<batch>();
   plain->add("a", kind::message, payload_form::text, "plain", {}, 0);
   hub_.publish(plain);
-  const auto own = hub_.history("a", from_beginning{}, 10).events[0]->at;
-  EXPECT_EQ(texts(hub_.history("a", own, 10)), "");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, own.index + 1000}, 10)), "gap ");
-  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, own.index}, 10)), "gap plain ");
+  const auto own = hub_.history("a", from_beginning{}).events[0]->at;
+  EXPECT_EQ(texts(hub_.history("a", own)), "");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 100, own.index + 1000})), "gap ");
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 99, own.index})), "gap plain ");
 }
 
 TEST_F(bus_fixture, a_slow_reader_is_a_lagging_cursor_that_others_do_not_feel) {
@@ -435,6 +434,144 @@ TEST(bus_model, each_reader_gets_each_event_once_and_in_order) {
     }
     EXPECT_EQ(s.topics(), 0u);
   }
+}
+
+// Readers that come back and take what they missed in portions, while events are published, history moves on and gaps are
+// told. Message n of a channel is its text: each must come once and in order, and where one is missing a gap came in its place.
+TEST(bus_model, a_replay_in_portions_joins_what_is_live_and_tells_what_it_lost) {
+  struct returning final : listener {
+    void on_event(topic&, const event_ref& e) override { take(*e); }
+    void take(const event& e) {
+      if (e.kind != kind::message) {
+        ++notes;
+        noted = true;
+        return;
+      }
+      const auto n = std::stoull(std::string{e.payload});
+      EXPECT_TRUE(n == next || (noted && n > next)) << n << " after " << next - 1;
+      next = n + 1;
+      noted = false;
+    }
+    progress from;
+    std::size_t channel{}, portions{}, notes{};
+    std::uint64_t next{};
+    bool joined{}, noted{};
+  };
+  std::mt19937 random{20261126};
+  std::size_t in_portions = 0, overtaken = 0;
+  for (int round = 0; round < 60; ++round) {
+    const bool all_is_kept = round % 2 == 0;
+    hub h{{.history_bytes = all_is_kept ? 4u << 20 : 64u << 10}};
+    h.begin({epoch, 1, 0});
+    shard s{h, encoders(), [] {}};
+    const std::array<std::string, 3> names{"a", "b", "c"};
+    std::array<std::vector<position>, 3> log;
+    std::vector<std::unique_ptr<returning>> readers;
+    std::uint64_t lsn = 1;
+    std::size_t gaps = 0;
+    for (int step = 0; step < 600; ++step) {
+      switch (random() % 8) {
+        case 0: {
+          auto r = std::make_unique<returning>();
+          r->channel = random() % 3;
+          auto& past = log[r->channel];
+          const auto back = random() % (past.size() + 1);
+          if (back != 0) {
+            r->next = past.size() - back + 1;
+            r->from = past[past.size() - back];
+          } else {
+            r->from = position{epoch, 1, 0};
+          }
+          readers.push_back(std::move(r));
+          break;
+        }
+        case 1:
+        case 2:
+          for (auto& r : readers) {
+            if (r->joined || random() % 2 == 0) continue;
+            auto given = s.subscribe(*r, names[r->channel], r->from, {}, {.bytes = 1 + random() % 3000});
+            ASSERT_TRUE(given.end || !given.events.empty());
+            for (const auto& e : given.events) r->take(*e);
+            r->from = given.next;
+            r->joined = given.end;
+            ++r->portions;
+          }
+          break;
+        case 3: s.deliver(); break;
+        case 4:
+          if (random() % 40 == 0) {
+            const auto head = h.head();
+            h.announce_gap(head, head, "test");
+            ++gaps;
+          }
+          break;
+        default: {
+          auto some = std::make_shared<batch>();
+          ++lsn;
+          for (auto n = 1 + random() % 12; n > 0; --n) {
+            auto& of = log[random() % 5 % 3];
+            const position at{epoch, lsn, static_cast<std::uint32_t>(n == 0 ? 0 : 12 - n)};
+            some->add(names[static_cast<std::size_t>(&of - log.data())], kind::message, payload_form::text, std::to_string(of.size()), at,
+                      0);
+            of.push_back(at);
+          }
+          h.publish(some);
+        }
+      }
+    }
+    for (auto& r : readers) {
+      while (!r->joined) {
+        auto given = s.subscribe(*r, names[r->channel], r->from, {}, {.bytes = 1000});
+        for (const auto& e : given.events) r->take(*e);
+        r->from = given.next;
+        r->joined = given.end;
+        ++r->portions;
+      }
+    }
+    s.deliver();
+    for (auto& r : readers) {
+      EXPECT_TRUE(r->next == log[r->channel].size() || r->noted) << "the end is missing";
+      if (all_is_kept) EXPECT_LE(r->notes, gaps) << "a gap that nobody announced";
+      in_portions += r->portions > 1;
+      overtaken += r->notes > gaps;
+      s.unsubscribe(*r, names[r->channel]);
+    }
+    EXPECT_EQ(s.topics(), 0u);
+  }
+  EXPECT_GT(in_portions, 100u);
+  EXPECT_GT(overtaken, 10u);
+}
+
+TEST_F(bus_fixture, several_channels_are_replayed_in_portions_in_one_order) {
+  hub kept{{.history_bytes = 1u << 20}};
+  kept.begin({epoch, 1, 0});
+  std::mt19937 random{7};
+  std::string expected;
+  const std::array<std::string, 3> names{"a", "b", "c"};
+  for (std::uint64_t lsn = 2; lsn < 1500; ++lsn) {
+    const auto text = std::to_string(lsn);
+    auto one = std::make_shared<batch>();
+    one->add(names[random() % 7 % 3], kind::message, payload_form::text, text, {epoch, lsn, 0}, 0);
+    kept.publish(one);
+    expected += text + ' ';
+    if (lsn % 400 == 0) {
+      kept.announce_gap({epoch, lsn, 0}, {epoch, lsn, 0}, "test");
+      expected += "gap gap gap ";
+    }
+  }
+  std::vector<hub::lane> lanes;
+  for (const auto& name : names) lanes.push_back({name, position{epoch, 1, 0}});
+  std::string got;
+  int portions = 0;
+  for (bool end = false; !end; ++portions) {
+    const auto given = kept.history(lanes, {.bytes = 4096});
+    EXPECT_LT(given.events.size(), 100u);
+    got += texts(given);
+    for (auto& l : lanes) l.from = given.next;
+    end = given.end;
+  }
+  EXPECT_EQ(got, expected);
+  EXPECT_GT(portions, 20);
 }
 
 }  // namespace

@@ -82,17 +82,24 @@ export class Gateway {
 export class Socket {
   frames = [];
 
-  static async open(url, { protocols = [], ...options } = {}) {
+  static async open(url, { protocols = [], deadline, ...options } = {}) {
     const socket = new Socket();
     socket.ws = new WebSocket(url, protocols, options);
+    socket.ws.on('error', () => {});
     socket.ws.on('message', (data) => socket.frames.push(data.toString()));
     socket.closed = new Promise((resolve) => socket.ws.once('close', (code, reason) => resolve({ code, reason: reason.toString() })));
-    await within(`WebSocket to ${url}`, new Promise((resolve, reject) => {
+    const opened = new Promise((resolve, reject) => {
       socket.ws.once('open', resolve);
       socket.ws.once('unexpected-response', (_request, answer) => reject(Object.assign(new Error(`refused with ${answer.statusCode}`), { status: answer.statusCode })));
       socket.ws.once('error', reject);
-    }));
-    socket.ws.on('error', () => {});
+    });
+    try {
+      await within(`WebSocket to ${url}`, opened, deadline);
+    } catch (error) {
+      // Whoever gave up does not come back to it: once the network lets it open it would keep the test's process alive.
+      socket.ws.terminate();
+      throw error;
+    }
     return socket;
   }
 
