@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -124,6 +125,85 @@ TEST_F(client_library, a_full_queue_holds_back_the_gateway_and_loses_nothing) {
     ASSERT_TRUE(e) << n;
     ASSERT_FALSE(e->is_notice()) << e->payload;
     ASSERT_THAT(e->payload, testing::EndsWith("x" + std::to_string(n)));
+  }
+}
+
+/** Two streams, each with far more messages than a listener's queue takes. */
+constexpr int backlog = 6000;
+void fill_streams(database& db) {
+  db.psql("select postbus.create_stream(c) from unnest('{x,y}'::text[]) c");
+  db.psql(fmt::format("select postbus.post(c, n::text) from unnest('{{x,y}}'::text[]) c, generate_series(1, {}) n", backlog));
+}
+
+using counts = std::map<std::string, int>;
+/** Takes events, numbered in each channel, until it has `all`; `done` is what was taken before. */
+void take(listener& from, counts done, const counts& all) {
+  while (done != all) {
+    const auto e = from.next(60s);
+    ASSERT_TRUE(e) << "after " << testing::PrintToString(done);
+    ASSERT_EQ(e->payload, std::to_string(++done[e->channel])) << e->channel;
+  }
+}
+
+/** The first event of x is taken and remembered in `file`: what follows it comes from memory, at once when x is asked for. */
+void begin_with_x(client& to, const std::string& file) {
+  auto first = to.listen({"x"}, {.after = "beginning", .resume_file = file});
+  ASSERT_TRUE(first.next(60s));
+  first.save();
+}
+
+TEST_F(client_library, channels_whose_backlogs_are_longer_than_the_queue_begin_together) {
+  fill_streams(db);
+  auto to = connect();
+  const auto file = folder.path() + "/resume";
+  begin_with_x(to, file);
+  // y is read from its tables, and confirmed behind all of x.
+  auto from = to.listen({"x", "y"}, {.after = "beginning", .resume_file = file, .queue_events = 16});
+  take(from, {{"x", 1}}, {{"x", backlog}, {"y", backlog}});
+}
+
+TEST_F(client_library, a_channel_that_begins_now_is_whole_beside_the_backlogs_of_others) {
+  fill_streams(db);
+  auto to = connect();
+  const auto file = folder.path() + "/resume";
+  counts done;
+  {
+    auto first = to.listen({"x", "y"}, {.after = "beginning", .resume_file = file});
+    while (done.size() < 2) {
+      const auto e = first.next(60s);
+      ASSERT_TRUE(e);
+      ++done[e->channel];
+    }
+    first.save();
+  }
+  auto from = to.listen({"x", "y", "new"}, {.resume_file = file, .queue_events = 16});
+  to.post("new", "1");
+  take(from, done, {{"x", backlog}, {"y", backlog}, {"new", 1}});
+}
+
+TEST_F(client_library, a_channel_that_is_refused_behind_the_backlog_of_another_ends_it_when_that_is_taken) {
+  fill_streams(db);
+  auto to = connect();
+  const auto file = folder.path() + "/resume";
+  begin_with_x(to, file);
+  const std::vector<std::string> channels{"x", "table:public.nobody_watches"};
+  const auto is_refused = [](const request_error& why) {
+    return why.code() == "not_watched" && std::string_view{why.what()}.contains("nobody_watches");
+  };
+  auto from = to.listen(channels, {.after = "beginning", .resume_file = file, .queue_events = 4});
+  int taken = 0;
+  try {
+    while (from.next(60s)) ++taken;
+    FAIL() << "stopped without a reason after " << taken;
+  } catch (const request_error& why) {
+    EXPECT_TRUE(is_refused(why)) << why.what();
+  }
+  EXPECT_GE(taken, 4);
+  try {
+    to.listen(channels, {.resume_file = file, .queue_events = 4});
+    FAIL() << "nobody knows whether the table's channel has begun";
+  } catch (const request_error& why) {
+    EXPECT_TRUE(is_refused(why)) << why.what();
   }
 }
 
