@@ -77,7 +77,7 @@ public:
   std::optional<event> next(std::chrono::milliseconds timeout) && = delete;  // the listener would be gone, and its events with it
   /** next() would return at once. */
   bool ready() const&;
-  /** Ends the listening: next() returns what was received, then nothing. */
+  /** Ends the listening: next() returns what was received, then nothing. What is not taken comes again to who resumes. */
   void stop() &;
   bool stopped() const&;
   /** Writes the resume file now, counting everything taken as handled. Throws request_error when that fails. On next()'s thread. */
@@ -97,7 +97,7 @@ public:
   subscription& operator=(subscription&&) noexcept;
   ~subscription();
 
-  /** Ends it. From within the handler too. */
+  /** Ends it: what is being handled is the last event. From within the handler too. */
   void stop() &;
   /** Blocks until it has ended; rethrows what ended it: request_error, or what the handler threw. */
   void wait() &;

@@ -92,12 +92,11 @@ std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
   for (;;) {
     settle();
     std::unique_lock lock{guard};
-    if (dirty && options.save_by_itself && (queue.empty() || stopping || steady::now() - saved >= save_interval)) {
+    if (dirty && options.save_by_itself && (queue.empty() || steady::now() - saved >= save_interval)) {
       lock.unlock();
       save();
       continue;
     }
-    if (stopping) return std::nullopt;
     if (!queue.empty()) {
       auto out = std::move(queue.front());
       queue.pop_front();
@@ -107,6 +106,7 @@ std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
       changed.notify_all();  // there is room again
       return out;
     }
+    if (stopping) return std::nullopt;
     if (ended) {
       if (failure) remote::raise(*failure);
       return std::nullopt;

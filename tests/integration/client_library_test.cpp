@@ -207,6 +207,30 @@ TEST_F(client_library, a_channel_that_is_refused_behind_the_backlog_of_another_e
   }
 }
 
+TEST_F(client_library, a_stopped_listener_gives_out_what_it_has_received_and_the_next_run_goes_on_there) {
+  auto to = connect();
+  const auto file = folder.path() + "/resume";
+  constexpr int all = 100;
+  int seen = 0;
+  {
+    auto events = to.listen({"a"}, {.resume_file = file, .queue_events = 8});
+    db.psql(fmt::format("select postbus.post('a', n::text) from generate_series(1, {}) n", all));
+    ASSERT_TRUE(events.next(30s));
+    ASSERT_TRUE(events.next(30s));
+    const auto until = std::chrono::steady_clock::now() + 30s;
+    while (!events.ready() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    events.stop();
+    for (seen = 2; const auto e = events.next(0ms);) EXPECT_EQ(e->payload, std::to_string(++seen));
+  }
+  EXPECT_GT(seen, 2);
+  auto rest = to.listen({"a"}, {.resume_file = file});
+  while (seen < all) {
+    const auto e = rest.next(30s);
+    ASSERT_TRUE(e);
+    EXPECT_EQ(e->payload, std::to_string(++seen));
+  }
+}
+
 TEST_F(client_library, stop_ends_a_waiting_next_from_another_thread) {
   auto events = connect().listen({"a"});
   std::thread stopper{[&] { events.stop(); }};
