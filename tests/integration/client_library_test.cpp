@@ -13,6 +13,7 @@
 
 #include "support/cluster.hpp"
 #include "support/program.hpp"
+#include "support/proxy.hpp"
 
 // The public client against a real gateway, over TLS.
 
@@ -205,6 +206,34 @@ TEST_F(client_library, a_channel_that_is_refused_behind_the_backlog_of_another_e
   } catch (const request_error& why) {
     EXPECT_TRUE(is_refused(why)) << why.what();
   }
+}
+
+TEST_F(client_library, a_new_consumer_whose_connection_breaks_before_its_first_event_is_told_of_no_gap) {
+  auto to = connect();
+  db.psql("select postbus.create_stream('s', max_count => 16)");
+  auto live = to.listen({"s"});
+  const auto oldest = [&] { return db.psql("select oldest from postbus.streams where channel = 's'"); };
+  int posted = 0;
+  for (std::string first; posted < 40 || first.empty() || oldest() == first;) {  // until some are no longer kept
+    ASSERT_LT(posted, 400);
+    db.psql(fmt::format("select postbus.post('s', repeat('x', 300000) || {})", ++posted));
+    ASSERT_TRUE(live.next(30s));
+    if (first.empty()) first = oldest();
+    db.psql("select postbus.maintain_streams()");
+  }
+  boost::asio::io_context loop;
+  testing_support::proxy between{loop.get_executor(), static_cast<std::uint16_t>(std::stoi(url.substr(url.rfind(':') + 1)))};
+  between.cut_at_reply(10);  // within the first event, behind the confirmation
+  std::thread relay{[&] { loop.run(); }};
+  {
+    client through{fmt::format("https://127.0.0.1:{}", between.port()), {.ca_file = folder.path() + "/cert.pem"}};
+    auto from = through.listen({"s"}, {.consumer = "c"});
+    const auto first = from.next(30s);
+    EXPECT_GE(between.connections(), 2u);
+    EXPECT_TRUE(first && first->kind == event_kind::message) << (first ? first->payload.substr(0, 200) : "");
+  }
+  loop.stop();
+  relay.join();
 }
 
 TEST_F(client_library, a_stopped_listener_gives_out_what_it_has_received_and_the_next_run_goes_on_there) {
