@@ -19,7 +19,8 @@ namespace postbus {
  * next() counts it as handled → once the queue is empty, or a second has passed, the handled positions are saved. Saving
  * while events pile up makes one save stand for many.
  * A full queue stops the reading: TCP then holds the gateway back, which in the end cuts us off with 4001, and the session
- * resumes after the last event queued.
+ * resumes after the last event queued. Only while listen() waits for channels that begin now it is read on, since nobody
+ * takes from the queue then.
  */
 struct listener::impl {
   impl(remote::link_settings to, client_options how, std::vector<std::string> channels, listen_options options);
