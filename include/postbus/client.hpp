@@ -38,8 +38,9 @@ struct listen_options {
    */
   std::string resume_file{};
   bool save_by_itself{true};  ///< false: the resume file is written by save() alone, for a consumer that knows when its own output is safe
-  std::chrono::milliseconds confirm_timeout{10'000};  ///< how long listen() waits until every channel is confirmed; 0: do not wait
-  std::size_t queue_events{1'024};  ///< received and not yet taken; beyond either bound the socket is not read
+  std::chrono::milliseconds confirm_timeout{10'000};  ///< how long listen() waits at most; 0: not at all
+  /** Received and not yet taken; beyond either bound the socket is not read, except while listen() waits for channels that begin now. */
+  std::size_t queue_events{1'024};
   std::size_t queue_bytes{16u << 20};
   std::function<void(link_state, std::string_view why)> on_link{};
   /** Of a table's channel: only rows that match this filter, as in "status = 'open' and total > 100" (docs/filters.md). */
@@ -76,7 +77,7 @@ public:
   std::optional<event> next(std::chrono::milliseconds timeout) && = delete;  // the listener would be gone, and its events with it
   /** next() would return at once. */
   bool ready() const&;
-  /** Ends the listening: next() returns what was received, then nothing. */
+  /** Ends the listening: next() returns what was received, then nothing. What is not taken comes again to who resumes. */
   void stop() &;
   bool stopped() const&;
   /** Writes the resume file now, counting everything taken as handled. Throws request_error when that fails. On next()'s thread. */
@@ -96,7 +97,7 @@ public:
   subscription& operator=(subscription&&) noexcept;
   ~subscription();
 
-  /** Ends it. From within the handler too. */
+  /** Ends it: what is being handled is the last event. From within the handler too. */
   void stop() &;
   /** Blocks until it has ended; rethrows what ended it: request_error, or what the handler threw. */
   void wait() &;
@@ -126,7 +127,11 @@ public:
   /** Posts one JSON value: listeners see it embedded in the event. */
   std::string post_json(std::string_view channel, std::string_view json) &;
 
-  /** Listens; returns once the gateway has confirmed every channel: what is posted from here on is received. Throws request_error. */
+  /**
+   * Listens; what is posted from its return on is received. Returns once the gateway has confirmed every channel, or those that
+   * begin now, and what the others are behind fills the queue: then a channel may still be refused, and next() says so. Throws
+   * request_error.
+   */
   listener listen(std::vector<std::string> channels, listen_options options = {}) const;
   /** As above, with every event given to `handler` on the subscription's thread. A handler that throws ends it. */
   subscription listen(std::vector<std::string> channels, std::function<void(const event&)> handler, listen_options options = {}) const;

@@ -122,7 +122,8 @@ int wait(const targets& at, const wait_options& options) {
   try {
     auto from = connect_client(at, *gateway).listen({options.channel}, {.after = options.from, .on_link = reporter()});
     running.set(&from);
-    while (!from.stopped()) {
+    bool came = false;
+    while (!came && !from.stopped()) {
       const auto left = deadline ? std::chrono::ceil<std::chrono::milliseconds>(*deadline - steady::now())
                                  : std::chrono::milliseconds{std::chrono::hours{1}};
       const auto e = from.next(std::max(left, std::chrono::milliseconds{0}));
@@ -130,16 +131,15 @@ int wait(const targets& at, const wait_options& options) {
         fmt::print(stderr, "postbus: {}: {}\n", to_text(e->kind), visible(e->payload));
       } else if (e) {
         fmt::print("{}\n", options.json ? to_json(*e) : terminal{stdout}.is_terminal() ? visible(e->payload) : e->payload);
-        if (!e->is_notice()) break;
+        came = !e->is_notice();
       } else if (deadline && steady::now() >= *deadline) {
         running.set(nullptr);
         return tell(exit_timed_out, fmt::format("nothing was posted to {} in time", options.channel));
       }
     }
-    const bool stopped = from.stopped();
     running.set(nullptr);
     if (!flush_output()) return tell_output_lost();
-    return stopped ? exit_failed : exit_ok;
+    return came ? exit_ok : exit_failed;
   } catch (const request_error& why) {
     running.set(nullptr);
     return tell(why);

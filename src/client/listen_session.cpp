@@ -20,7 +20,7 @@ bool is_final_status(int status) { return status >= 300 && status < 500 && statu
 
 listen_session::listen_session(std::vector<std::string> channels, std::string after, channel_positions known, std::uint64_t seed,
                                listen_filter of, std::string consumer)
-    : after_{std::move(after)}, consumer_{std::move(consumer)}, random_{seed} {
+    : after_{std::move(after)}, snapshot_{of.snapshot}, consumer_{std::move(consumer)}, random_{seed} {
   for (auto& name : channels) {
     if (std::ranges::any_of(channels_, [&](const channel& c) { return c.name == name; })) continue;
     const auto at = known.find(name);
@@ -42,12 +42,28 @@ listen_session::listen_session(std::vector<std::string> channels, std::string af
 }
 
 std::vector<std::string> listen_session::opened() {
-  std::vector<std::string> out;
   up_ = true;
+  all_asked_ = false;
   open_ = channels_.size();
-  for (std::size_t i = 0; i < channels_.size(); ++i) {
-    auto& c = channels_[i];
+  now_ = 0;
+  for (auto& c : channels_) {
     c.confirmed = false;
+    c.begins_now = c.at.empty() && consumer_.empty() && !snapshot_ && (c.over || after_ != "beginning");
+    now_ += c.begins_now ? 1 : 0;
+  }
+  return now_ > 0 ? subscribe(true) : due();
+}
+
+std::vector<std::string> listen_session::due() {
+  if (now_ > 0 || std::exchange(all_asked_, true)) return {};
+  return subscribe(false);
+}
+
+std::vector<std::string> listen_session::subscribe(bool those_that_begin_now) const {
+  std::vector<std::string> out;
+  for (std::size_t i = 0; i < channels_.size(); ++i) {
+    const auto& c = channels_[i];
+    if (c.begins_now != those_that_begin_now) continue;
     auto& text = out.emplace_back(fmt::format(R"({{"id":{},"op":"subscribe","channel":)", i + 1));
     append_json_string(text, c.name);
     const auto from = !c.at.empty() ? c.at : c.over ? std::string{} : after_;  // "beginning" or "now" until something is known
@@ -83,7 +99,10 @@ result<std::optional<event>> listen_session::received(std::string_view frame) {
     auto* const c = find(ok->id);
     if (!c || c->confirmed) return error{errc::protocol, "the gateway confirmed a subscription that was never made"};
     c->confirmed = true;
-    if (c->at.empty() && after_ != "beginning") c->at = c->start = std::move(ok->position);
+    if (c->begins_now) {
+      --now_;
+      c->at = c->start = std::move(ok->position);
+    }
     if (--open_ == 0) attempts_ = 0;
     if (c->partial.empty()) return std::optional<event>{};
     return std::optional{event{.position = {},

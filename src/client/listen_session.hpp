@@ -33,11 +33,14 @@ struct listen_filter {
  * The policy of one listener, without I/O and without a clock: which channels to subscribe from where, what each frame
  * means, and whether and when to come back after the connection has ended. Driven by listener.cpp:
  *
- *   connect → opened() gives the texts to send → received() for each frame → ended() gives the pause before the next
- *   connect, or nothing: the listener has ended for good.
+ *   connect → opened() gives the texts to send → received() for each frame, and due() for what is to be sent then → ended()
+ *   gives the pause before the next connect, or nothing: the listener has ended for good.
+ *
+ * Where a channel is to begin is known, or it begins now: then only its confirmation fixes the place, and until that has come
+ * what is posted may be missed. So those are asked for alone at first; what the others are behind would stand before their confirmations.
  *
  * Invariants: a channel is asked for after the last event of it that was received, so that reconnecting repeats nothing;
- * a confirmation moves a channel's position only when it had none, because the events it was asked for come after it.
+ * a confirmation moves the position of a channel that begins now, and no other's: the events those were asked for come after it.
  */
 class listen_session {
 public:
@@ -51,6 +54,10 @@ public:
   std::vector<std::string> opened();
   /** A text frame arrived: the event to deliver, if it carries one. After an error call ended() with it and close. */
   result<std::optional<event>> received(std::string_view frame);
+  /** The texts to send now, beside what opened() gave. */
+  std::vector<std::string> due();
+  /** Nothing that is posted from here on is missed: each channel that begins now is confirmed. */
+  bool whole() const { return up_ && now_ == 0; }
   /** Every channel is confirmed on this connection. */
   bool confirmed() const { return open_ == 0 && !channels_.empty() && up_; }
 
@@ -65,19 +72,24 @@ private:
     std::string name;
     std::string at;     ///< the last event's, or its start; empty: none yet
     std::string start;
+    bool begins_now{};  ///< on this connection
     bool confirmed{};
     std::string partial{};  ///< given of a snapshot that is not complete: the last event's time. Interrupted, that is told by a reset
     bool over{};  ///< told to start over: where it was first asked to begin does not count any more
   };
   channel* find(std::int64_t id);
+  std::vector<std::string> subscribe(bool those_that_begin_now) const;
   steady::duration pick(std::chrono::milliseconds least, std::chrono::milliseconds most);
 
   std::vector<channel> channels_;
   std::string after_;
   std::string filter_;  ///< members of a subscribe message, each behind its comma
+  bool snapshot_;  ///< the rows come first where nothing is known yet
   std::string consumer_;  ///< decides where a channel starts of which nothing is known yet
   std::mt19937_64 random_;
   std::size_t open_{};   ///< channels not yet confirmed
+  std::size_t now_{};    ///< those of them that begin now
+  bool all_asked_{};
   int attempts_{};       ///< connections in a row that were not confirmed
   bool up_{};
   bool refused_{};       ///< a subscription was refused for good

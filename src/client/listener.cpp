@@ -92,12 +92,11 @@ std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
   for (;;) {
     settle();
     std::unique_lock lock{guard};
-    if (dirty && options.save_by_itself && (queue.empty() || stopping || steady::now() - saved >= save_interval)) {
+    if (dirty && options.save_by_itself && (queue.empty() || steady::now() - saved >= save_interval)) {
       lock.unlock();
       save();
       continue;
     }
-    if (stopping) return std::nullopt;
     if (!queue.empty()) {
       auto out = std::move(queue.front());
       queue.pop_front();
@@ -107,6 +106,7 @@ std::optional<event> listener::impl::next(std::chrono::milliseconds timeout) {
       changed.notify_all();  // there is room again
       return out;
     }
+    if (stopping) return std::nullopt;
     if (ended) {
       if (failure) remote::raise(*failure);
       return std::nullopt;
@@ -127,9 +127,11 @@ void listener::impl::save() {
 void listener::impl::wait_confirmed() {
   if (options.confirm_timeout.count() <= 0) return;
   std::unique_lock lock{guard};
-  changed.wait_for(lock, options.confirm_timeout, [&] { return confirmed || ended || stopping; });
+  // Where what some channels are behind fills the queue, the other confirmations come when somebody takes from it.
+  const auto fixed = [&] { return confirmed || (whole && !has_room()); };
+  changed.wait_for(lock, options.confirm_timeout, [&] { return fixed() || ended || stopping; });
   if (failure) remote::raise(*failure);
-  if (confirmed || stopping) return;
+  if (fixed() || stopping) return;
   auto why = trouble;
   if (why.text.empty()) why = {errc::timed_out, fmt::format("{} did not confirm in time", to.url.text())};
   remote::raise(why);
@@ -137,19 +139,38 @@ void listener::impl::wait_confirmed() {
 
 // ---------------------------------------------------------------------------------------------- the listener's thread
 
+bool listener::impl::has_room() const { return queue.size() < options.queue_events && queued_bytes < options.queue_bytes; }
+
 bool listener::impl::wait_for_room() {
   std::unique_lock lock{guard};
-  changed.wait(lock, [&] { return stopping || (queue.size() < options.queue_events && queued_bytes < options.queue_bytes); });
+  // While listen() waits for the channels that begin now, nobody takes from the queue.
+  changed.wait(lock, [&] { return stopping || has_room() || (!whole && options.confirm_timeout.count() > 0); });
   return !stopping;
+}
+
+void listener::impl::note_progress(bool up) {
+  const std::lock_guard lock{guard};
+  whole = true;
+  starts = session.starts();
+  starts_moved = true;
+  if (!up) return;
+  confirmed = true;
+  trouble = {};
 }
 
 remote::link_end listener::impl::hold(remote::websocket_link& link) {
   using what = remote::websocket_link::incoming::what;
-  const auto confirm_by = steady::now() + confirm_patience;
-  bool up = false;
+  bool up = false, begun = false;
   for (;;) {
+    if (session.whole() && (!begun || (session.confirmed() && !up))) {
+      begun = true;
+      up = session.confirmed();
+      note_progress(up);
+      if (up) tell(link_state::connected, to.url.text());
+      changed.notify_all();
+    }
     if (!wait_for_room()) break;
-    auto incoming = link.next(up ? steady::now() + std::chrono::hours{1} : confirm_by);
+    auto incoming = link.next(steady::now() + (up ? std::chrono::seconds{3600} : confirm_patience));
     if (incoming.is == what::ended) return std::move(incoming.end);
     if (incoming.is == what::woken) break;
     if (incoming.is == what::timed_out) {
@@ -166,18 +187,9 @@ remote::link_end listener::impl::hold(remote::websocket_link& link) {
       queued_bytes += size_of(*arrived);
       queue.push_back(std::move(*arrived));
     }
-    if (session.confirmed() && !up) {
-      up = true;
-      {
-        const std::lock_guard lock{guard};
-        confirmed = true;
-        starts = session.starts();
-        starts_moved = true;
-        trouble = {};
-      }
-      tell(link_state::connected, to.url.text());
-    }
     changed.notify_all();
+    for (const auto& text : session.due())
+      if (const auto sent = link.send(text, steady::now() + how.request_timeout); !sent) return {.why = sent.error()};
   }
   link.close(1000, {}, steady::now() + goodbye_patience);
   return {.why = {errc::io, "stopped"}};

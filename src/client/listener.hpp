@@ -19,14 +19,15 @@ namespace postbus {
  * next() counts it as handled → once the queue is empty, or a second has passed, the handled positions are saved. Saving
  * while events pile up makes one save stand for many.
  * A full queue stops the reading: TCP then holds the gateway back, which in the end cuts us off with 4001, and the session
- * resumes after the last event queued.
+ * resumes after the last event queued. Only while listen() waits for channels that begin now it is read on, since nobody
+ * takes from the queue then.
  */
 struct listener::impl {
   impl(remote::link_settings to, client_options how, std::vector<std::string> channels, listen_options options);
   ~impl();
 
   std::optional<event> next(std::chrono::milliseconds timeout);
-  /** Waits for the first confirmation of every channel. Throws request_error. */
+  /** Waits until nothing that is posted from then on is missed; see client::listen. Throws request_error. */
   void wait_confirmed();
   void stop();
   /** Counts the event given out last as handled, and merges where channels began. */
@@ -38,7 +39,9 @@ struct listener::impl {
   void run();
   remote::link_end hold(remote::websocket_link& link);
   remote::link_end talk();
+  bool has_room() const;  ///< under the guard
   bool wait_for_room();
+  void note_progress(bool up);
   void tell(link_state state, std::string_view why);
 
   remote::link_settings to;
@@ -60,7 +63,8 @@ struct listener::impl {
   std::size_t queued_bytes{};
   remote::channel_positions starts;  ///< fixed by the thread, merged into `handled` by the consumer
   bool starts_moved{};
-  bool confirmed{};
+  bool whole{};      ///< listen_session::whole(), once it was
+  bool confirmed{};  ///< every channel, once they were
   bool stopping{};
   bool ended{};
   std::optional<error> failure;  ///< why it ended for good

@@ -17,7 +17,7 @@ subscription::impl::~impl() {
 void subscription::impl::run() {
   try {
     while (!source.stopped())
-      if (const auto e = source.next(std::chrono::hours{1})) handler(*e);
+      if (const auto e = source.next(std::chrono::hours{1}); e && !source.stopped()) handler(*e);
   } catch (...) {
     const std::lock_guard lock{guard};
     failure = std::current_exception();

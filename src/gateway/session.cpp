@@ -24,7 +24,7 @@ void session::socket_ready(std::uint32_t events) {
   if (closed_) return;
   if ((events & EPOLLOUT) != 0 && blocked_) {
     blocked_ = false;
-    flush();
+    if (flush_socket()) flush();
     if (closed_) return;
     if (!blocked_) on_drained();
   }
@@ -79,6 +79,14 @@ std::string& session::out() {
   return out_->bytes;
 }
 
+bool session::flush_socket() {
+  switch (socket_.flush().is) {
+    case io_outcome::what::done: return true;
+    case io_outcome::what::would_block: blocked_ = true; return false;
+    default: close(); return false;
+  }
+}
+
 std::size_t session::write(std::string_view bytes) {
   std::size_t done = 0;
   while (done < bytes.size() && !blocked_) {
@@ -93,13 +101,14 @@ std::size_t session::write(std::string_view bytes) {
       break;
     }
   }
+  blocked_ = blocked_ || socket_.holds();
   return done;
 }
 
 bool session::write_out() {
   if (!out_) return true;
   out_->done += write(std::string_view{out_->bytes}.substr(out_->done));
-  if (out_->done < out_->bytes.size()) return false;
+  if (out_->done < out_->bytes.size() || blocked_) return false;
   out_.reset();
   return true;
 }

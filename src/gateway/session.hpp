@@ -62,7 +62,7 @@ protected:
   bool blocked() const { return blocked_; }
   /** Writes the own bytes; true when none are left. */
   bool write_out();
-  /** Writes and returns how many bytes the socket took; fewer than given means blocked. */
+  /** Writes and returns how many bytes were taken; fewer than given means blocked, and all may be, over TLS, with a record left to be sent. */
   std::size_t write(std::string_view bytes);
   /** Destroys the session at the end of the turn. */
   void close();
@@ -92,6 +92,7 @@ protected:
 
 private:
   friend class loop;
+  bool flush_socket();
   struct backlog {
     std::string bytes;
     std::size_t done{};

@@ -21,6 +21,9 @@ public:
   int fd() const { return fd_; }
   io_outcome read(std::span<char> into);
   io_outcome write(std::string_view bytes);
+  /** TLS: of what was written a record waits for the socket; flush() goes on with it. */
+  bool holds() const { return tls_ && tls_->stream.holds(); }
+  io_outcome flush() { return tls_ ? tls_->stream.flush() : io_outcome{io_outcome::what::done}; }
   /** True when a read that filled only part of its buffer does not mean that the socket is dry: TLS hands out one record at a time. */
   bool reads_in_parts() const { return tls_ != nullptr; }
   /** TLS: the last read cannot go on before the socket takes bytes (a handshake whose answer did not fit). */

@@ -133,9 +133,18 @@ result<std::shared_ptr<const tls_context>> tls_context::load(const std::filesyst
 
 struct tls_stream::native {
   SSL* ssl{};
+  std::string held;  ///< plaintext whose record the socket has not taken in full
   std::string why;
   bool wants_write{}, broken{}, shut{};
   ~native() { SSL_free(ssl); }
+
+  io_outcome write(std::string_view bytes) {
+    ERR_clear_error();
+    errno = 0;
+    std::size_t written = 0;
+    const int status = SSL_write_ex(ssl, bytes.data(), bytes.size(), &written);
+    return status == 1 ? io_outcome{io_outcome::what::done, written} : ended(status);
+  }
 
   /** Sorts out a call that moved nothing. */
   io_outcome ended(int status) {
@@ -183,18 +192,31 @@ io_outcome tls_stream::read(std::span<char> into) {
 }
 
 io_outcome tls_stream::write(std::string_view bytes) {
-  if (native_->broken) return {io_outcome::what::failed};
+  if (const auto before = flush(); before.is != io_outcome::what::done) return before;
   if (bytes.empty()) return {io_outcome::what::done, 0};
-  ERR_clear_error();
-  errno = 0;
-  std::size_t written = 0;
-  const int status = SSL_write_ex(native_->ssl, bytes.data(), bytes.size(), &written);
-  if (status == 1) return {io_outcome::what::done, written};
-  return native_->ended(status);
+  const auto record = bytes.substr(0, SSL3_RT_MAX_PLAIN_LENGTH);
+  const auto sent = native_->write(record);
+  if (sent.is != io_outcome::what::would_block || !native_->wants_write || !handshake_done()) return sent;
+  native_->held = record;
+  return {io_outcome::what::done, record.size()};
+}
+
+bool tls_stream::holds() const { return !native_->held.empty(); }
+
+io_outcome tls_stream::flush() {
+  if (native_->broken) return {io_outcome::what::failed};
+  while (!native_->held.empty()) {
+    const auto sent = native_->write(native_->held);
+    if (sent.is != io_outcome::what::done) return sent;
+    native_->held.erase(0, sent.bytes);  // less than all where the client asked for smaller records
+  }
+  native_->held = {};
+  return {io_outcome::what::done};
 }
 
 void tls_stream::shutdown() {
   if (native_->broken || native_->shut || SSL_is_init_finished(native_->ssl) == 0) return;
+  if (flush().is != io_outcome::what::done) return;
   native_->shut = true;
   ERR_clear_error();
   SSL_shutdown(native_->ssl);

@@ -32,7 +32,7 @@ private:
 /** How a read or write ended. */
 struct io_outcome {
   enum class what {
-    done,         ///< `bytes` were moved, at least one
+    done,         ///< `bytes` were moved, at least one; a write may have taken them (see tls_stream::holds)
     would_block,  ///< wait for the socket; `wants_write()` says for which direction
     closed,       ///< the peer closed in an orderly way (read only)
     failed,       ///< the connection is of no more use; `why()` says why
@@ -43,7 +43,10 @@ struct io_outcome {
 
 /**
  * The server's end of TLS over a non-blocking socket that the caller owns and polls. The handshake happens inside `read` (and
- * `write`). Writes may be partial and may be repeated from another address. Raises no SIGPIPE. Not thread-safe.
+ * `write`). Writes may be partial. Raises no SIGPIPE. Not thread-safe.
+ *
+ * A record that is encrypted and does not fit the socket can only be finished, with the same bytes. So a write takes those, and
+ * the stream keeps them until the socket has taken them too: what its owner writes next may be anything, and goes behind them.
  */
 class tls_stream {
 public:
@@ -54,7 +57,11 @@ public:
 
   io_outcome read(std::span<char> into);
   io_outcome write(std::string_view bytes);
-  /** Sends close_notify, once, as far as the socket takes it. */
+  /** Bytes were taken that the socket has not: call flush() when it takes more. */
+  bool holds() const;
+  /** Goes on with them; `done` when none are left. */
+  io_outcome flush();
+  /** Sends close_notify, once, as far as the socket takes it; not within a record. */
   void shutdown();
 
   bool handshake_done() const;

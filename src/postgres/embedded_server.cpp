@@ -36,6 +36,7 @@
 #include "postgres/child_process.hpp"
 #include "postgres/data_folder.hpp"
 #include "postgres/server_leftover.hpp"
+#include "postgres/server_order.hpp"
 #include "postgres/server_words.hpp"
 
 namespace postbus::postgres {
@@ -79,8 +80,7 @@ struct embedded_server::impl {
   std::atomic<bool> ready{false};
   std::atomic<unsigned> restarts{0};
 
-  enum class wish { run, restart, stop };
-  std::atomic<wish> wanted{wish::run};
+  server_order order;
   int wake = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   std::thread supervisor;
   std::mutex lock;
@@ -96,8 +96,7 @@ struct embedded_server::impl {
   result<> create_database();
   std::optional<error> run_once(bool first, steady::duration& lived);
   void supervise();
-  void ask(wish what) {
-    wanted = what;
+  void wake_up() {
     const std::uint64_t one = 1;
     if (::write(wake, &one, sizeof one) < 0) log::error("postgres", "the supervisor cannot be woken");
   }
@@ -220,7 +219,7 @@ std::optional<error> embedded_server::impl::run_once(bool first, steady::duratio
       if (state.pid == child->pid() && state.ready) set_ready(true);
       if (!ready && first && now - begun > options.start_deadline) timed_out = true;
     }
-    if ((wanted != wish::run || timed_out) && !next_signal) next_signal = now;
+    if ((order.given() || timed_out) && !next_signal) next_signal = now;
     if (next_signal && now >= *next_signal) {
       child->signal(signal);
       signal = signal == SIGINT ? SIGQUIT : SIGKILL;
@@ -247,7 +246,7 @@ std::optional<error> embedded_server::impl::run_once(bool first, steady::duratio
                  fmt::format("PostgreSQL did not become ready within {} s; its messages are in '{}'",
                              std::chrono::duration_cast<std::chrono::seconds>(options.start_deadline).count(), folder.log().string()),
                  causes(output)};
-  if (wanted != wish::run) return std::nullopt;
+  if (order.given()) return std::nullopt;
   return explain(fmt::format("PostgreSQL ended with {}", describe_status(*status)), folder.path(), output, port);
 }
 
@@ -256,11 +255,8 @@ void embedded_server::impl::supervise() {
   for (bool first = true;; first = false) {
     steady::duration lived{};
     const auto failed = run_once(first, lived);
-    if (wanted == wish::stop) return;
-    if (wanted == wish::restart) {
-      wanted = wish::run;
-      continue;
-    }
+    if (order.take_restart()) continue;
+    if (order.stopped()) return;
     {
       const std::lock_guard guard{lock};
       if (!first_start) {
@@ -276,8 +272,8 @@ void embedded_server::impl::supervise() {
     pollfd waited{wake, POLLIN, 0};
     ::poll(&waited, 1, static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(wait).count()));
     clear_wake();
-    if (wanted == wish::stop) return;
-    wanted = wish::run;
+    order.take_restart();
+    if (order.stopped()) return;
   }
 }
 
@@ -367,18 +363,22 @@ embedded_server::~embedded_server() {
 
 void embedded_server::stop() {
   if (!impl_->supervisor.joinable()) return;
-  impl_->ask(impl::wish::stop);
+  impl_->order.stop();
+  impl_->wake_up();
   impl_->supervisor.join();
+  impl_->set_ready(false);  // whoever waits for a restart looks
 }
 
 result<> embedded_server::restart() {
   std::unique_lock guard{impl_->lock};
   const auto before = impl_->starts;
-  impl_->ask(impl::wish::restart);
+  impl_->order.restart();
+  impl_->wake_up();
   const auto patience = impl_->options.start_deadline + impl_->options.stop_deadline;
-  if (!impl_->changed.wait_for(guard, patience, [&] { return impl_->starts != before && impl_->ready; }))
+  if (!impl_->changed.wait_for(guard, patience, [&] { return impl_->order.stopped() || (impl_->starts != before && impl_->ready); }))
     return error{errc::timed_out,
                  fmt::format("PostgreSQL did not come back in time; its messages are in '{}'", impl_->folder.log().string())};
+  if (impl_->order.stopped()) return error{errc::unavailable, "PostgreSQL was stopped meanwhile"};
   return {};
 }
 

@@ -67,7 +67,7 @@ public:
 
   /** Tells other commands how to reach this serve (attach.json). */
   result<> publish(const std::string& gateway);
-  /** Fast shutdown and start again; returns when it accepts sessions. For tests and for settings that need it. */
+  /** Fast shutdown and start again; returns when it accepts sessions, or has been stopped. For tests and for settings that need it. */
   result<> restart();
   /** Fast shutdown; returns when the server has ended. Called by the destructor. */
   void stop();

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "client/resume_file.hpp"
 #include "support/cluster.hpp"
@@ -105,6 +106,30 @@ TEST_F(command_line_gateway, listen_prints_posts_feeds_and_plain_notify) {
   EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("kind":"insert")")));
   EXPECT_THAT(whole, testing::Contains(HasSubstr(R"("payload":"plain"})")));
   for (const auto& line : whole) EXPECT_NO_THROW(text(boost::json::parse(line), "id")) << line;
+}
+
+TEST_F(command_line_gateway, listen_begins_with_the_backlogs_of_several_streams_and_says_which_channel_is_refused) {
+  constexpr int each = 3000;  // of three: the last one's confirmation stands behind more than the queue takes
+  db.psql(
+      fmt::format("select postbus.create_stream(c) from unnest('{{x,y,z}}'::text[]) c;"
+                  "select postbus.post(c, n::text) from unnest('{{x,y,z}}'::text[]) c, generate_series(1, {}) n",
+                  each));
+  const auto file = folder.path() + "/resume";
+  std::map<std::string, int> seen;
+  const auto take = [&](const outcome& ran) {
+    ASSERT_EQ(ran.status, 0) << ran.err;
+    std::istringstream lines{ran.out};
+    for (std::string line; std::getline(lines, line);) {
+      const auto e = boost::json::parse(line);
+      ASSERT_EQ(text(e, "payload"), std::to_string(++seen[text(e, "channel")])) << line;
+    }
+  };
+  for (const int count : {each, 2 * each})
+    take(run({"listen", "x", "y", "z", "--from", "beginning", "--resume", file, "--json", "--count", std::to_string(count)}));
+  EXPECT_THAT(seen, (std::map<std::string, int>{{"x", each}, {"y", each}, {"z", each}}));
+  const auto refused = run({"listen", "x", "table:public.nobody_watches", "--from", "beginning"});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_THAT(refused.err, HasSubstr("postbus watch public.nobody_watches"));
 }
 
 TEST_F(command_line_gateway, listen_is_told_which_channel_a_feed_has_and_what_watches_a_table) {

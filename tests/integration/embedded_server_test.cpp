@@ -11,6 +11,8 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
+#include <memory>
 #include <thread>
 
 #include "postgres/child_process.hpp"
@@ -58,6 +60,24 @@ TEST(embedded_server, comes_back_when_killed_and_keeps_its_data) {
   EXPECT_EQ(here.psql("select v from kept"), "7");
   here.restart();
   EXPECT_EQ(here.psql("select v from kept; "), "7");
+}
+
+TEST(embedded_server, stops_also_when_a_restart_is_asked_for_meanwhile) {
+  const temporary_folder folder;
+  auto started = embedded_server::start({.data = folder.path() + "/d"});
+  ASSERT_TRUE(started) << started.error().text << started.error().detail;
+  // Shared with a thread that is left behind where stop() does not return.
+  const auto server = std::make_shared<embedded_server>(std::move(*started));
+  const auto stopped = std::make_shared<std::promise<void>>();
+  std::thread{[server, stopped] {
+    server->stop();
+    stopped->set_value();
+  }}.detach();
+  while (server->ready()) std::this_thread::yield();  // it is asked to end, and writes its checkpoint
+  const auto refused = server->restart();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::unavailable) << refused.error().text;
+  EXPECT_EQ(stopped->get_future().wait_for(std::chrono::seconds{60}), std::future_status::ready);
 }
 
 TEST(embedded_server, keeps_data_password_and_port_over_a_stop) {

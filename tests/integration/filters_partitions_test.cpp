@@ -23,7 +23,7 @@ using testing_support::viewing;
 void make_full(const database& db) {
   db.psql(
       "create table r(id int, reg int, owner text, primary key (id, reg)) partition by list (reg); alter table r replica identity full;"
-      "create table r1 partition of r for values in (1); alter table public.r1 replica identity full; select postbus.watch('r')");
+      "create table r1 partition of r for values in (1); alter table r1 replica identity full; select postbus.watch('r')");
 }
 
 std::vector<std::string> feed(change_rig& rig, const database& db) {

@@ -41,7 +41,13 @@ TEST(listen_session, asks_for_the_filter_each_time) {
 
 TEST(listen_session, names_its_consumer_until_a_position_is_known) {
   listen_session session{{"a"}, "", {}, 1, {}, "c\""};
-  for (int i = 0; i < 2; ++i) EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","consumer":"c\""})");
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(session.opened().front(), R"({"id":1,"op":"subscribe","channel":"a","consumer":"c\""})")
+        << "where its confirmation said that it begins is no place after which it may go on: a new one's is before all that is kept";
+    ASSERT_TRUE(session.received(ok(1, p1)));
+    ASSERT_TRUE(session.ended(lost()));
+  }
+  session.opened();
   ASSERT_TRUE(session.received(ok(1, p1)));
   ASSERT_TRUE(session.received(message(1, p9)));
   ASSERT_TRUE(session.ended(lost()));
@@ -86,6 +92,43 @@ TEST(listen_session, comes_back_after_the_last_event_of_each_channel) {
   EXPECT_FALSE(session.confirmed());
   EXPECT_EQ(session.opened(), (std::vector<std::string>{R"({"id":1,"op":"subscribe","channel":"a","after":")" + std::string{p1} + "\"}",
                                                         R"({"id":2,"op":"subscribe","channel":"b","after":")" + std::string{p9} + "\"}"}));
+}
+
+TEST(listen_session, channels_that_begin_now_are_confirmed_before_the_others_are_asked_for) {
+  const auto asks = [](int id, std::string_view channel, std::string_view after) {
+    return R"({"id":)" + std::to_string(id) + R"(,"op":"subscribe","channel":")" + std::string{channel} + R"(","after":")" +
+           std::string{after} + "\"}";
+  };
+  listen_session session{{"old", "new", "newer"}, "now", {{"old", std::string{p1}}}, 1};
+  EXPECT_FALSE(session.whole());
+  EXPECT_EQ(session.opened(), (std::vector{asks(2, "new", "now"), asks(3, "newer", "now")}));
+  EXPECT_TRUE(session.due().empty());
+  ASSERT_TRUE(session.received(ok(3, p2)));
+  ASSERT_TRUE(session.received(message(3, p9)));
+  EXPECT_TRUE(session.due().empty());
+  EXPECT_FALSE(session.whole());
+  ASSERT_TRUE(session.received(ok(2, p2)));
+  EXPECT_TRUE(session.whole());
+  EXPECT_FALSE(session.confirmed());
+  EXPECT_EQ(session.due(), std::vector{asks(1, "old", p1)});
+  EXPECT_TRUE(session.due().empty());
+  EXPECT_EQ(session.starts(), (channel_positions{{"old", std::string{p1}}, {"new", std::string{p2}}, {"newer", std::string{p2}}}));
+  ASSERT_TRUE(session.received(ok(1, p9)));
+  EXPECT_TRUE(session.confirmed());
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_FALSE(session.whole());
+  EXPECT_EQ(session.opened(), (std::vector{asks(1, "old", p1), asks(2, "new", p2), asks(3, "newer", p9)})) << "all are known";
+  EXPECT_TRUE(session.whole());
+}
+
+TEST(listen_session, what_begins_at_the_beginning_with_rows_or_where_a_consumer_is_misses_nothing_before_it_is_confirmed) {
+  listen_session oldest{{"a", "b"}, "beginning", {}, 1}, rows{{"table:public.a", "table:public.b"}, "", {}, 1, {.snapshot = true}},
+      consumer{{"a", "b"}, "", {}, 1, {}, "c"};
+  for (auto* const session : {&oldest, &rows, &consumer}) {
+    EXPECT_EQ(session->opened().size(), 2u);
+    EXPECT_TRUE(session->whole());
+    EXPECT_FALSE(session->confirmed());
+  }
 }
 
 TEST(listen_session, a_confirmation_does_not_skip_what_was_asked_for) {

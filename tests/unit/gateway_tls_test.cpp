@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <vector>
+
+#include "base/websocket_frame.hpp"
 #include "support/certificate.hpp"
 #include "support/memory_gateway.hpp"
 
@@ -53,9 +56,34 @@ public:
     }
     return std::exchange(got_, {});
   }
+  /** The next frame of a WebSocket; opcode 0 when the connection has ended or the deadline has passed. */
+  raw_client::frame read_frame() {
+    if (!fill(2)) return {};
+    std::size_t head = 2, size = static_cast<unsigned char>(got_[1]);
+    if (const auto more = size == 126 ? 2u : size == 127 ? 8u : 0u; more > 0) {
+      head += more;
+      if (!fill(head)) return {};
+      size = 0;
+      for (auto i = head - more; i < head; ++i) size = size << 8 | static_cast<unsigned char>(got_[i]);
+    }
+    if (!fill(head + size)) return {};
+    raw_client::frame out{.opcode = got_[0] & 0x0f, .payload = got_.substr(head, size)};
+    got_.erase(0, head + size);
+    return out;
+  }
   int fd() const { return fd_; }
 
 private:
+  bool fill(std::size_t size) {
+    while (got_.size() < size) {
+      char buffer[16384];
+      const int n = SSL_read(ssl_, buffer, sizeof buffer);
+      if (n <= 0) return false;
+      got_.append(buffer, static_cast<std::size_t>(n));
+    }
+    return true;
+  }
+
   SSL_CTX* context_;
   SSL* ssl_;
   int fd_;
@@ -94,6 +122,89 @@ TEST_F(gateway_tls, a_large_event_reaches_a_reader_with_a_small_window) {
   g.hub.publish(one);
   const auto got = c.read_until("THE END\n\n");
   EXPECT_TRUE(got.ends_with(payload + "\n\n")) << got.size();
+}
+
+constexpr int events = 8000;
+std::string numbered(int n) {
+  return std::to_string(n) + ' ' + std::string(900 + static_cast<std::size_t>(n) % 300, static_cast<char>('a' + n % 26));
+}
+
+/** A WebSocket whose client reads nothing of what has been published: far more than the sockets take. */
+struct blocked_reader {
+  explicit blocked_reader(std::size_t max_lag) : g{with(max_lag)}, c{g.port()}, other{g.port()} {
+    const int tiny = 64 * 1024;
+    ::setsockopt(c.fd(), SOL_SOCKET, SO_RCVBUF, &tiny, sizeof tiny);
+    c.send(
+        {"GET /v1/channels/a?format=payload HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"});
+    EXPECT_TRUE(c.read_until("\r\n\r\n").starts_with("HTTP/1.1 101"));
+    for (int n = 1; n <= events; ++n) {
+      auto one = std::make_shared<bus::batch>();
+      one->add("a", bus::kind::message, bus::payload_form::text, numbered(n), {0x5f3a9c01, 2000 + static_cast<std::uint64_t>(n), 0}, 0);
+      EXPECT_TRUE(g.hub.publish(std::move(one)));
+      if (n % 100 == 0) turn();
+    }
+    turn();
+  }
+  static gateway::gateway_options with(std::size_t max_lag) {
+    auto o = gateway_tls::options();
+    o.threads = 1;
+    o.limits.max_lag = max_lag;
+    return o;
+  }
+  /** The gateway's one thread has done what it had to do before. */
+  void turn() {
+    for (int i = 0; i < 2; ++i) {
+      other.send({"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"});
+      EXPECT_TRUE(other.read_until("ok\n").ends_with("ok\n"));
+    }
+  }
+  void ping(std::string_view text) {
+    std::string frame;
+    websocket::append_masked_frame(frame, websocket::opcode::ping, text, 0x01020304);
+    c.send({frame});
+  }
+
+  memory_gateway g;
+  tls_client c, other;
+};
+
+TEST(gateway_tls_blocked, a_client_that_pings_while_it_does_not_read_gets_every_byte_and_its_pongs_between_events) {
+  // Less than a record, and about as much as one: the pongs stand where the rest of a stuck record's bytes would.
+  for (const int pings : {1, 130, 300}) {
+    blocked_reader reader{64u << 20};
+    std::vector<std::string> asked;
+    for (int i = 0; i < pings; ++i) {
+      asked.push_back(std::to_string(i) + std::string(100, '.'));
+      reader.ping(asked.back());
+    }
+    reader.turn();
+    std::vector<std::string> answered;
+    for (int n = 0; n < events;) {
+      const auto f = reader.c.read_frame();
+      if (f.opcode == 10) {
+        answered.push_back(f.payload);
+      } else {
+        ASSERT_EQ(f.opcode, 1) << "after " << n << " events, " << pings << " pings";
+        ASSERT_EQ(f.payload, numbered(++n));
+      }
+    }
+    EXPECT_EQ(answered, asked);
+  }
+}
+
+TEST(gateway_tls_blocked, a_client_that_reads_on_too_late_gets_whole_events_and_then_4001) {
+  blocked_reader reader{256 * 1024};
+  reader.ping("?");
+  reader.turn();
+  int n = 0;
+  auto f = reader.c.read_frame();
+  for (; f.opcode == 1 || f.opcode == 10; f = reader.c.read_frame())
+    if (f.opcode == 1) ASSERT_EQ(f.payload, numbered(++n));
+  EXPECT_GT(n, 0);
+  EXPECT_LT(n, events);
+  EXPECT_EQ(f.opcode, 8) << "after " << n << " events";
+  EXPECT_EQ(f.close_code(), 4001);
 }
 
 TEST_F(gateway_tls, plain_http_gets_no_answer_and_harms_nobody) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <random>
 
 #include "support/certificate.hpp"
 
@@ -118,11 +119,47 @@ TEST_F(tls, a_full_socket_takes_part_of_it_and_the_rest_later_from_elsewhere) {
       ASSERT_EQ(outcome.is, what::done) << server.why();
       sent += outcome.bytes;
     }
+    ASSERT_NE(server.flush().is, what::failed) << server.why();
     for (int n = 0; (n = SSL_read(ends.client, buffer.data(), buffer.size())) > 0;)
       received.append(buffer.data(), static_cast<std::size_t>(n));
   }
   EXPECT_TRUE(blocked);
   EXPECT_EQ(received, payload);
+}
+
+TEST_F(tls, behind_a_record_that_the_socket_has_not_taken_may_follow_anything) {
+  pair ends;
+  tls_stream server{*context_, ends.fds[0]};
+  ASSERT_TRUE(ends.handshake(server));
+  std::string given, received;
+  std::array<char, 3000> buffer;
+  std::minstd_rand random{7};
+  for (int round = 0; round < 200; ++round) {
+    const auto letter = static_cast<char>('a' + round % 26);
+    while (!server.holds()) {  // a long text, until a part of it is stuck
+      const auto sent = server.write(std::string(50'000, letter));
+      ASSERT_EQ(sent.is, what::done) << server.why();
+      given.append(sent.bytes, letter);
+    }
+    const std::string other(1 + random() % 40'000, static_cast<char>('A' + round % 26));  // shorter or longer than what is stuck
+    EXPECT_EQ(server.write(other).is, what::would_block);
+    for (std::size_t done = 0; done < other.size();) {
+      const int n = SSL_read(ends.client, buffer.data(), buffer.size());
+      if (n > 0) received.append(buffer.data(), static_cast<std::size_t>(n));
+      const auto sent = server.write(std::string_view{other}.substr(done));
+      ASSERT_NE(sent.is, what::failed) << server.why();
+      if (sent.is == what::done) done += sent.bytes;
+    }
+    given += other;
+  }
+  while (received.size() < given.size()) {
+    const int n = SSL_read(ends.client, buffer.data(), buffer.size());
+    if (n > 0) received.append(buffer.data(), static_cast<std::size_t>(n));
+    ASSERT_TRUE(n > 0 || server.holds()) << received.size() << " of " << given.size();
+    ASSERT_NE(server.flush().is, what::failed) << server.why();
+  }
+  EXPECT_TRUE(received == given);
+  EXPECT_FALSE(server.holds());
 }
 
 TEST_F(tls, half_a_record_is_nothing_to_read_yet) {
