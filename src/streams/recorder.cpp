@@ -1,4 +1,4 @@
-// The life of a position: the reader decodes a commit, its events go to the hub and its messages' places in here → a few
+// The life of a position: the reader decodes a commit, its messages' places come in here and its events go to the hub → a few
 // milliseconds later the holder asks for a snapshot, takes the longest run from the front of the queue that this snapshot
 // sees (the WAL may tell of a commit that cannot be seen yet) and writes it in one asynchronous transaction, together with
 // how far it is. A crash of the server may lose that, so an entry is kept until the WAL that holds it has been flushed: the
@@ -174,9 +174,13 @@ std::uint64_t recorder::published() const {
 
 bus::position recorder::recorded() const {
   if (epoch_ == 0 || mark_.epoch != epoch_ || !mark_.settled || (leading_ && !settled_)) return {};
-  if (mark_.lsn < start_.lsn) return {epoch_, mark_.lsn, bus::position::end_of_commit};
-  if (!queue_.empty()) return {epoch_, std::max(queue_.front().lsn - 1, mark_.lsn), bus::position::end_of_commit};
-  return {epoch_, std::max(published(), mark_.lsn), bus::position::end_of_commit};
+  // Never beyond what is published here, however far the holder is: who reads that in the tables goes on behind it in the hub.
+  auto at = published();
+  if (mark_.lsn < start_.lsn)
+    at = std::min(at, mark_.lsn);
+  else if (!queue_.empty())
+    at = std::min(at, std::max(queue_.front().lsn - 1, mark_.lsn));
+  return {epoch_, at, bus::position::end_of_commit};
 }
 
 std::uint64_t recorder::recorded_lsn() const {

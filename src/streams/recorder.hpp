@@ -70,7 +70,7 @@ public:
   /** Another gateway wants to know how far we are. */
   void tell_progress();
 
-  /** Every message at or before it can be read from the tables; {} while that is not known. */
+  /** Every message at or before it can be read from the tables, and has been published here; {} while that is not known. */
   bus::position recorded() const;
   /**
    * As a plain LSN: a transaction that ends after it may have to be read again to be written down; see reader_options::recorded.

@@ -80,17 +80,18 @@ asio::awaitable<result<bus::position>> store::readable() {
 }
 
 asio::awaitable<result<page>> store::read(std::string channel, bus::start from, std::size_t most) {
-  const bool all = std::holds_alternative<bus::from_beginning>(from);
+  const auto* const asked = std::get_if<bus::position>(&from);
+  const bool all = asked == nullptr || asked->lsn == 0;  // the place before the first message is where a reader of all is told to stand
   auto complete = co_await readable();
   if (!complete) co_return complete.error();
-  if (!all && *complete <= std::get<bus::position>(from) && hub_.whole_since() > std::get<bus::position>(from)) {
+  if (!all && *complete <= *asked && hub_.whole_since() > *asked) {
     // All that is written down is known to the caller, and history does not reach back to it: the rest is on its way.
     co_await recorder_.progress(1s);
     complete = co_await readable();
     if (!complete) co_return complete.error();
   }
   const auto epoch = complete->epoch;
-  auto after = all ? bus::position{epoch, 0, 0} : std::get<bus::position>(from);
+  auto after = all ? bus::position{epoch, 0, 0} : *asked;
   if (after.from_notify()) after.index = bus::position::end_of_commit;
   most = std::min(most, settings_.page_messages);
 

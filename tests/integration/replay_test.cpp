@@ -255,6 +255,28 @@ TEST(replay, makes_the_server_keep_what_another_gateway_has_not_written_down_yet
   EXPECT_TRUE(rig.recorder->idle());
 }
 
+TEST(replay, of_a_gateway_ends_where_it_has_published_however_far_another_has_written) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig writing{db};
+  writing.start();
+  writing.wait([&] { return writing.recorder->leading(); });
+  change_rig behind{db, [](changes::reader_options& o) { o.conninfo_direct.clear(); }};
+  behind.start();
+  behind.network.freeze();  // no more of the WAL comes
+  for (int i = 0; i < 5; ++i) db.psql("select postbus.post('s', 'x')");
+  writing.payloads("s", 5);
+  writing.catch_up_and_record(db);
+  const auto looks = [&] {  // at how far the other one is: a statement of its session
+    return db.psql(
+        "select coalesce(max(query_start)::text, '') from pg_stat_activity where application_name = 'postbus streams' and datname = "
+        "current_database()");
+  };
+  for (int i = 0; i < 5; ++i) behind.wait([&, last = looks()] { return looks() != last; });
+  EXPECT_LE(behind.recorder->recorded(), behind.hub.head());
+  EXPECT_LT(behind.recorder->recorded(), writing.events("s")[0]->at);
+}
+
 TEST(replay, leaves_no_statement_waiting_with_the_lock_when_a_gateway_goes) {
   database db;
   db.psql("select postbus.create_stream('s')");
@@ -641,6 +663,7 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   EXPECT_EQ(late[0].kind, bus::kind::gap);
   EXPECT_THAT(late[0].payload, testing::HasSubstr("expired"));
   EXPECT_LT(late[0].position, late[1].position);
+  EXPECT_EQ(replay(rig, "s", bus::position{rig.hub.head().epoch, 0, 0}), kept) << "where a reader of all stands before its first event";
   EXPECT_EQ(db.psql("select count(*) < 25 from pg_class where relname like 'messages\\_%' and relkind = 'r'"), "t")
       << "partitions are dropped";
 
