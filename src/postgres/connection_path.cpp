@@ -1,4 +1,4 @@
-// Whose functions and operators our statements call. A name without a schema is looked up along search_path, and one in pg_catalog
+// Whose functions and operators our statements call, and that none of them is compiled (pin.sql). A name without a schema is looked up along search_path, and one in pg_catalog
 // is passed over where another schema of the path has one that fits the arguments' types better: whoever may create things in
 // `public` could have them run as the gateway's role. So the path is pg_catalog alone (and pg_temp, last, where it is
 // never looked through for functions and operators).

@@ -70,7 +70,7 @@ TEST(search_path, of_every_session_is_pg_catalog) {
 }
 
 TEST(search_path, behind_a_pooler_is_set_for_each_transaction_and_for_nobody_else) {
-  if (!pooler::is_there()) GTEST_SKIP() << "pgbouncer is not installed";
+  ASSERT_TRUE(pooler::is_there()) << "pgbouncer is not installed: ./dev test installs it";
   const database db;
   db.psql("create table orders(id int primary key); select postbus.watch('orders')");
   const pooler between{db};
