@@ -112,7 +112,7 @@ private:
   std::uint64_t resume_lsn_{};
   bus::position handed_out_{};  ///< the last event that `committed` gave away: what comes again is dropped
   std::shared_ptr<bus::batch> batch_ = std::make_shared<bus::batch>();
-  std::size_t first_{};       ///< the open transaction's first event in batch_
+  std::size_t first_{};  ///< the open transaction's first event in batch_
   std::size_t bytes_before_{};  ///< batch_->bytes() when the transaction began
   bool open_{};
   bool dropping_{};  ///< the open transaction is too large

@@ -176,6 +176,7 @@ asio::awaitable<result<>> reader::stream_once() {
   const auto whole = doubtful_;
   auto ended = co_await follow();
   if (whole == doubtful_) doubtful_ = 0;  // if it is still to come, it is found doubtful again
+  rolled_back_before_ = 0;
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {
@@ -265,10 +266,7 @@ void reader::measured(const slot_health& health) {
   } else if (status().feeds_problem.empty()) {
     log::warning("changes", "{}: the feeds are mended, and what they lack is told as a gap", health.feeds_fault);
   }
-  if (health.rolled_back) {  // it will not come: from here on in blocks again
-    moves_over_ = true;
-    if (stream_) stream_->wake();
-  }
+  if (health.rolled_back && rolled_back_before_ == 0) rolled_back_before_ = health.at_lsn;
   asked_at_ = health.at_lsn;
   if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {
     log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);

@@ -28,6 +28,8 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
+    // What was in doubt does not come, and the stream is past it: in blocks again. Earlier it would only be in doubt once more.
+    if (rolled_back_before_ != 0 && assembler_.resume_lsn() >= rolled_back_before_) moves_over_ = true;
     if (moves_over_) break;
     // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
     const auto acknowledged = acknowledge();

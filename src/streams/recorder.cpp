@@ -373,11 +373,11 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
 asio::awaitable<void> recorder::maintain() {
   auto noted_at = steady::now();
   while (!stopped_) {
-    auto session = co_await postgres::connection::open(
-        {.conninfo = settings_.conninfo,
-         .application_name = "postbus streams maintenance",
-         // Posters wait for its locks: no standby is waited for with them.
-         .session_options = "-c synchronous_commit=local -c client_connection_check_interval=1s"});
+    auto session =
+        co_await postgres::connection::open({.conninfo = settings_.conninfo,
+                                             .application_name = "postbus streams maintenance",
+                                             // Posters wait for its locks: no standby is waited for with them.
+                                             .session_options = "-c synchronous_commit=local -c client_connection_check_interval=1s"});
     if (session) maintaining_ = std::make_unique<postgres::connection>(std::move(*session));
     if (session && leading_) {
       auto done = co_await maintaining_->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);

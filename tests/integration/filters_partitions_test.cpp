@@ -135,17 +135,18 @@ TEST(filters, have_no_false_nulls_in_the_old_rows_of_partitions_with_other_ident
     viewing v{rig, db};
     const auto refused = v.open("r", {.where = "id = 1 and owner = 'a'"});
     ASSERT_TRUE(refused.has_error()) << "the root's key is not the key of every partition";
-    EXPECT_THAT(refused.error().text, HasSubstr("alter table public.r1 replica identity full; alter table public.r2 replica identity full;"));
+    EXPECT_THAT(refused.error().text,
+                HasSubstr("alter table public.r1 replica identity full; alter table public.r2 replica identity full;"));
     EXPECT_THAT(v.open("r", {.where = "id = 1"}).error().text, HasSubstr("exact: alter table public.r2 replica identity full;"));
     const auto facts = testing_support::run(postgres::probe(db.url(), db.url(), std::chrono::seconds{10}));
     ASSERT_TRUE(facts);
     std::string fixes;
     for (const auto& f : postgres::examine(*facts, postgres::schema_version()))
       if (f.subject == "filters") fixes += f.what + ": " + f.fix + "\n";
-    EXPECT_EQ(
-        fixes,
-        "filters on the feed of public.r are exact for no column that all its partitions carry: alter table public.r1 replica identity full;  -- and "
-        "the same for 1 more\n");
+    EXPECT_EQ(fixes,
+              "filters on the feed of public.r are exact for no column that all its partitions carry: alter table public.r1 replica "
+              "identity full;  -- and "
+              "the same for 1 more\n");
   }
 }
 
@@ -159,7 +160,7 @@ TEST(filters, notice_the_identity_that_a_partition_is_given_in_the_midst_of_its_
   db.psql("insert into r values (1, 1, null), (2, 1, 'bob')");
   db.psql("begin; alter table r1 replica identity default; delete from r where id = 2; commit");
   EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"id":1,"reg":1,"owner":null})", "ended"));
-  EXPECT_THAT(v.open("r", {.where = "owner is null"}).error().text, HasSubstr("alter table r1 replica identity full"));
+  EXPECT_THAT(v.open("r", {.where = "owner is null"}).error().text, HasSubstr("alter table public.r1 replica identity full"));
   db.psql("alter table r1 replica identity full");
   viewing again{rig, db};
   again.see("r", {.where = "owner is null"});

@@ -146,7 +146,7 @@ TEST(probe, sees_obstacles) {
 }
 
 TEST(probe, recognises_a_pooler) {
-  if (!testing_support::pooler::is_there()) GTEST_SKIP() << "pgbouncer is not installed";
+  ASSERT_TRUE(testing_support::pooler::is_there()) << "pgbouncer is not installed: ./dev test installs it";
   const database db;
   const testing_support::pooler between{db};
   const auto& pooled = between.url();

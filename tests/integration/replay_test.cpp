@@ -535,7 +535,8 @@ TEST(replay, goes_on_within_and_behind_a_transaction_of_many_pages) {
   change_rig rig{db};
   rig.start();
   db.psql("select postbus.create_stream('s')");
-  db.psql(fmt::format("begin; select postbus.post('s', n::text) from generate_series(1, {}) n; commit; select postbus.post('s', 'after')", messages));
+  db.psql(fmt::format("begin; select postbus.post('s', n::text) from generate_series(1, {}) n; commit; select postbus.post('s', 'after')",
+                      messages));
   rig.payloads("s", messages + 1);
   rig.catch_up_and_record(db);
   const auto expected = live(rig, "s");

@@ -413,8 +413,10 @@ TEST(slot, a_forged_word_of_a_new_publication_changes_nothing) {
   rig.start();
   const auto before = rig.hub.head();
   const auto slot = rig.reader->status().slot;
-  db.psql("select pg_logical_emit_message(true, 'postbus:publication', 'made anew'); select pg_logical_emit_message(false, 'postbus:publication', "
-          "'made anew')");
+  db.psql(
+      "select pg_logical_emit_message(true, 'postbus:publication', 'made anew'); select pg_logical_emit_message(false, "
+      "'postbus:publication', "
+      "'made anew')");
   db.psql("select postbus.post('a', 'x')");
   rig.wait([&] { return !told(rig, "a", before).empty(); });
   EXPECT_THAT(told(rig, "a", before), ElementsAre("x"));
@@ -470,9 +472,10 @@ TEST(slot, plain_notifications_in_the_midst_of_a_large_transaction_come_behind_i
 }
 
 std::uint64_t streamed_so_far(const database& db) {
-  return std::stoull(db.psql(
-      "select coalesce(sum(stream_txns), 0) from pg_stat_replication_slots join pg_replication_slots s using (slot_name) where s.database = "
-      "current_database()"));
+  return std::stoull(
+      db.psql("select coalesce(sum(stream_txns), 0) from pg_stat_replication_slots join pg_replication_slots s using (slot_name) where "
+              "s.database = "
+              "current_database()"));
 }
 
 TEST(slot, large_transactions_are_streamed_again_after_one_in_doubt_was_rolled_back) {
@@ -504,6 +507,30 @@ TEST(slot, large_transactions_are_streamed_again_after_one_in_doubt_was_rolled_b
   rig.catch_up(db);
   EXPECT_EQ(places(rig, "table:public.t", start).size(), 1000u + static_cast<std::size_t>(from - 20'000));
   EXPECT_EQ(told(rig, "a", start).size(), 0u);
+}
+
+TEST(slot, one_in_doubt_that_was_rolled_back_long_ago_is_passed) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  const auto in_blocks = [](reader_options& o) {
+    permanent(o);
+    o.decoding_kib = 64;
+    o.look_after = 20ms;
+  };
+  bus::position start;
+  {
+    change_rig rig{db, in_blocks};
+    rig.start();
+    start = rig.hub.head();
+  }
+  db.psql(
+      "begin; savepoint one; select postbus.post('a', 'undone'); insert into t select g, repeat('x', 500) from generate_series(1, 1000) g; "
+      "rollback to one; insert into t select g, repeat('x', 500) from generate_series(1, 1000) g; rollback");
+  db.psql("select postbus.post('a', 'after')");
+  change_rig rig{db, in_blocks};
+  rig.start();
+  EXPECT_THAT(told(rig, "a", start), ElementsAre("after"));
+  EXPECT_LE(rig.reader->status().reconnects, 1u);
 }
 
 TEST(slot, positions_are_the_same_whatever_others_rolled_back_or_is_watched_by_then) {
