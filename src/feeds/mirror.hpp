@@ -18,7 +18,8 @@ namespace postbus::feeds {
  * session advisory lock mirrors; the others drop what they are given until they hold it.
  *
  * Bounded: beyond `queue_bytes`, or when a notification's fate is unknown because the session broke, the loss is told
- * to all listeners as a gap; so is what the last holder may not have sent, where another one takes over. Its executor only.
+ * to all listeners as a gap; so is what the last holder may not have sent, where another one takes over. Not guaranteed: that
+ * one which takes over without ever having found the lock held sends nothing twice. Its executor only.
  */
 class mirror {
 public:

@@ -145,8 +145,9 @@ void http_session::read_tables(const bus::progress& from) {
                                        },
                                    .join =
                                        [living, this](const bus::position& at) {
-                                         if (!living()->enter(at)) return false;
-                                         if (auto& more = living()->replaying) take_history(*std::exchange(more, std::nullopt));
+                                         auto& w = *living();  // it may be done, and so not living, behind this
+                                         if (!w.enter(at)) return false;
+                                         if (w.replaying) take_history(*std::exchange(w.replaying, std::nullopt));
                                          return true;
                                        },
                                    .not_kept =

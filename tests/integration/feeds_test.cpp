@@ -374,6 +374,14 @@ TEST(feeds, are_mirrored_by_one_gateway_of_two_which_the_other_replaces) {
   both(1);
   db.psql("insert into orders values (2)");
   both(2);
+  // The other one has found the lock held.
+  one.wait([&] {
+    two.loop.restart();
+    two.loop.poll();
+    return db.psql(
+               "select count(*) from pg_stat_activity where application_name = 'postbus mirror' and datname = current_database() and query "
+               "like '%pg_try_advisory_lock%'") == "1";
+  });
   // Whoever mirrors is cut off: it comes back, or the other takes over; no event comes twice.
   db.psql(
       "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 1835627122 and granted "
