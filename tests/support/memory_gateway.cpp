@@ -27,8 +27,9 @@ boost::asio::awaitable<void> memory_backend::answered() {
   --waiting;
 }
 
-boost::asio::awaitable<result<streams::page>> memory_backend::read_stream(std::string, bus::start, std::size_t) {
+boost::asio::awaitable<result<streams::page>> memory_backend::read_stream(std::string, bus::start from, std::size_t) {
   co_await answered();
+  if (kept) co_return kept(std::move(from));
   co_return error{errc::not_found, "there are no streams without a database"};
 }
 

@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -30,6 +31,7 @@ public:
   std::atomic<int> questions{0};  ///< which feed a table's is
   std::atomic<bool> stuck{false};  ///< the database does not answer
   std::atomic<int> waiting{0};     ///< how much waits for it
+  std::function<streams::page(bus::start)> kept;  ///< what a stream keeps; empty: there is none
 
 private:
   boost::asio::awaitable<void> answered();

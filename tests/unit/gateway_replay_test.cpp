@@ -161,6 +161,15 @@ TEST_F(gateway_replay, an_unsubscribed_channel_ends_in_the_middle_of_its_history
   EXPECT_TRUE(ws.read_frame().payload.contains(R"("channel":"b")"));
 }
 
+TEST_F(gateway_replay, a_long_poll_ends_with_what_history_gives_behind_the_tables) {
+  post("a", 1);
+  const bus::position before{0x5f3a9c01, lsn - 1, bus::position::end_of_commit};
+  g.behind.kept = [=](const bus::start&) { return streams::page{std::make_shared<bus::batch>(), before, true}; };
+  raw_client c{g.port()};
+  c.send("GET /v1/channels/a?after=beginning&wait=5s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(number(c.read_all()), 0u);
+}
+
 TEST_F(gateway_replay, a_long_poll_answers_with_a_piece_of_history_and_where_it_goes_on) {
   post("a", 5000);
   std::string after = "beginning";
