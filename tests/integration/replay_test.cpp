@@ -347,7 +347,7 @@ TEST(replay, lets_posts_and_reading_go_on_where_a_standby_is_waited_for) {
   while (kept().back().payload != "last") {
   }
   rig.stop();
-  EXPECT_FALSE(maintaining);
+  rig.wait([&] { return !maintaining; });
 }
 
 TEST(recorder, goes_on_behind_a_large_transaction_that_broke_off_and_could_not_be_kept_then) {
