@@ -10,9 +10,10 @@ inline constexpr std::size_t prefetch_distance = 8;
 /** Tells the processor that the `bytes` at `p` will be read soon. A hint: `p` need not point to anything. */
 inline void prefetch(const void* p, std::size_t bytes = 1) {
   constexpr std::uintptr_t line = 64;
-  const auto* const first = static_cast<const char*>(p);
-  __builtin_prefetch(first);
-  for (auto next = line - reinterpret_cast<std::uintptr_t>(p) % line; next < bytes; next += line) __builtin_prefetch(first + next);
+  // Numbers, because p may be null or past its object, where pointer arithmetic is undefined.
+  const auto first = reinterpret_cast<std::uintptr_t>(p);
+  for (auto at = first & ~(line - 1); at < first + bytes; at += line)
+    __builtin_prefetch(reinterpret_cast<const void*>(at));  // NOLINT(performance-no-int-to-ptr)
 }
 
 }  // namespace postbus
