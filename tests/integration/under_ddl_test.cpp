@@ -55,9 +55,14 @@ TEST(under_ddl, partitions_belong_to_the_feed_from_when_they_are_attached_until_
   db.psql("begin; alter table parts detach partition parts_1; insert into parts_1 values (7, 1); commit");
   db.psql("update parts_1 set id = 8 where id = 7; delete from parts_1");  // nobody's any more
   db.psql("drop table parts_3; insert into parts values (10, 3)");
-  EXPECT_THAT(heard(rig, db, "table:public.parts"),
-              ElementsAre("INSERT 1,1", "INSERT 2,3", "INSERT 3,2", "UPDATE 4,2", "DELETE 4,2", "INSERT 4,1", "INSERT 5,9", "INSERT 6,9",
-                          "DELETE 5,9", "INSERT 5,3", "INSERT 10,3"));
+  if (db.psql("select current_setting('server_version_num')::int < 150000") == "t")  // what docs/guarantees.md says of it
+    EXPECT_THAT(heard(rig, db, "table:public.parts"),
+                ElementsAre("INSERT 1,1", "INSERT 2,3", "INSERT 4,1", "INSERT 5,9", "INSERT 6,9", "DELETE 5,9", "INSERT 5,3", "INSERT 7,1",
+                            "UPDATE 8,1", "DELETE 1,1", "DELETE 4,1", "DELETE 8,1", "INSERT 10,3"));
+  else
+    EXPECT_THAT(heard(rig, db, "table:public.parts"),
+                ElementsAre("INSERT 1,1", "INSERT 2,3", "INSERT 3,2", "UPDATE 4,2", "DELETE 4,2", "INSERT 4,1", "INSERT 5,9", "INSERT 6,9",
+                            "DELETE 5,9", "INSERT 5,3", "INSERT 10,3"));
   for (const auto* channel : {"table:public.parts_1", "table:public.own", "table:public.deep_1"}) EXPECT_TRUE(rig.events(channel).empty());
 }
 
