@@ -36,6 +36,7 @@ create table postbus.meta (
   only_row          boolean primary key default true check (only_row),
   schema_version    integer not null,
   epoch             bigint not null check (epoch between 1 and 4294967295),
+  epoch_from        bigint not null default 0,  -- LSN: what was committed before it has no position of this epoch
   system_identifier text,
   timeline          bigint,
   database_oid      oid,
@@ -77,8 +78,8 @@ begin
         (claim_epoch.system_identifier, claim_epoch.timeline, here) loop
     chosen := postbus.random_epoch();
   end loop;
-  update postbus.meta m set epoch = chosen, system_identifier = claim_epoch.system_identifier,
-    timeline = claim_epoch.timeline, database_oid = here;
+  update postbus.meta m set epoch = chosen, system_identifier = claim_epoch.system_identifier, timeline = claim_epoch.timeline,
+    database_oid = here, epoch_from = case when chosen = known.epoch then m.epoch_from else pg_current_wal_insert_lsn() - '0/0'::pg_lsn end;
   return chosen;
 end $$;
 comment on function postbus.claim_epoch is
@@ -97,7 +98,7 @@ begin
   while chosen = before loop
     chosen := postbus.random_epoch();
   end loop;
-  update postbus.meta set epoch = chosen;
+  update postbus.meta set epoch = chosen, epoch_from = pg_current_wal_insert_lsn() - '0/0'::pg_lsn;
   return chosen;
 end $$;
 comment on function postbus.new_epoch is
