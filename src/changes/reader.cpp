@@ -207,8 +207,11 @@ asio::awaitable<result<>> reader::prepare(postgres::connection& ordinary) {
   auto taken = co_await slots_.take(ordinary, *stream_, epoch_, same ? resume_lsn_ : 0);
   if (!taken) co_return taken.error();
   slot_ = std::move(*taken);
-  // It may be another one by now: drawn for a slot that was lost, by us or by the gateway whose slot this one is a copy of.
-  co_return co_await claim_epoch(ordinary);
+  // It may be another one by now: drawn for a slot that was lost, by us or by the gateway whose slot this one is a copy of. A slot
+  // that was there before is not read for one that was drawn while we took it: that begins further on.
+  if (auto claimed = co_await claim_epoch(ordinary); !claimed) co_return claimed;
+  if (slot_.goes_on && slot_.epoch != epoch_) co_return error{errc::unavailable, "positions began anew while a slot was taken"};
+  co_return result<>{};
 }
 
 asio::awaitable<result<>> reader::claim_epoch(postgres::connection& ordinary) {

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/error_format.hpp"
@@ -28,10 +29,13 @@ std::string temporary_name() {
   return fmt::format("postbus_{}_{:08x}", ::getpid(), random());
 }
 
-/** Has the slot read from `resume_lsn` on, where it holds that; what lies before its acknowledged place is not there any more. */
-bool begin_at(postgres::replication_stream& stream, std::uint64_t resume_lsn) {
+/**
+ * Has the slot read from `resume_lsn` on, where it holds that; what lies before its acknowledged place is not there any more. What lies
+ * before `epoch_from` had positions of an epoch that is over, and is not read again for others.
+ */
+bool begin_at(postgres::replication_stream& stream, std::uint64_t resume_lsn, std::uint64_t epoch_from) {
   const bool holds = resume_lsn == 0 || stream.start_lsn() <= resume_lsn;
-  stream.skip_to(resume_lsn);
+  stream.skip_to(std::max(resume_lsn, epoch_from));
   return holds;
 }
 
@@ -47,7 +51,7 @@ void slot_keeper::stop() {
   timer_.cancel();
 }
 
-asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordinary, std::uint64_t& flushed) {
+asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordinary, choice& chosen) {
   auto found = co_await ordinary.query(embedded_sql::find("statements/changes/slot_facts.sql"), {}, statement_deadline);
   if (!found) co_return found.error();
   slot_facts facts;
@@ -62,7 +66,9 @@ asio::awaitable<result<slot_facts>> slot_keeper::ask(postgres::connection& ordin
   facts.lost = found->is_true(0, 8);
   facts.active_pid = number<int>(found->text(0, 9));
   facts.confirmed_lsn = number<std::uint64_t>(found->text(0, 10));
-  flushed = number<std::uint64_t>(found->text(0, 11));
+  chosen.flushed_lsn = number<std::uint64_t>(found->text(0, 11));
+  chosen.epoch = number<std::uint32_t>(found->text(0, 12));
+  facts.epoch_from = number<std::uint64_t>(found->text(0, 13));
   co_return facts;
 }
 
@@ -88,13 +94,14 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
   past_.waited = false;
   choice chosen;
   for (;;) {
-    auto facts = co_await ask(ordinary, chosen.flushed_lsn);
+    auto facts = co_await ask(ordinary, chosen);
     if (!facts) co_return facts.error();
     if (chosen.flushed_lsn < resume_lsn) {
       log::warning("changes", "the database's WAL went backwards: it was restored; positions start anew");
       if (auto drawn = co_await carry_out(ordinary, "statements/changes/new_epoch.sql", std::to_string(epoch)); !drawn)
         co_return drawn.error();
-      resume_lsn = chosen.flushed_lsn;  // what the slot, put back as well, would give again belongs to the old positions
+      resume_lsn = 0;
+      continue;
     }
     const auto plan = plan_slot(*facts, past_);
     chosen.publication = facts->publication;
@@ -126,7 +133,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         auto copied = co_await stream.copy_slot(facts->name, temporary_name());
         if (copied) {
           past_.poisoned = past_.given_up = false;  // that was said of a slot before this one, or its reader will find out
-          chosen.goes_on = begin_at(stream, resume_lsn);
+          chosen.goes_on = begin_at(stream, resume_lsn, facts->epoch_from);
           co_return chosen;
         }
         if (copied.error().code != errc::database) co_return copied.error();
@@ -144,7 +151,7 @@ asio::awaitable<result<slot_keeper::choice>> slot_keeper::take(postgres::connect
         if (!facts->recorded)  // it was made, and its maker died before this
           if (auto recorded = co_await record(ordinary, *facts); !recorded) co_return recorded.error();
         stream.use_slot(facts->name, facts->confirmed_lsn);
-        chosen.goes_on = begin_at(stream, resume_lsn);
+        chosen.goes_on = begin_at(stream, resume_lsn, facts->epoch_from);
         reader_pid_ = stream.backend_pid();
         co_return chosen;
       }

@@ -29,10 +29,11 @@ public:
     std::string held{};           ///< the permanent slot, which another session reads
     std::uint64_t flushed_lsn{};  ///< the server's WAL was flushed up to here
     std::uint32_t publication{};  ///< the one under which it brings everything
+    std::uint32_t epoch{};        ///< whose positions begin where it is read from, if `goes_on`
   };
   /**
-   * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged. Where what there
-   * was is gone it draws a new epoch in place of `epoch`, before a slot is there that another gateway could copy.
+   * Readies a slot on `stream`. One that holds it is read from `resume_lsn` on; 0: from where it was acknowledged; never from before
+   * the epoch's positions begin. Where what there was is gone it draws a new epoch in place of `epoch`, before a slot is there that another gateway could copy.
    * errc::timed_out: transactions that write keep a new slot waiting; errc::unsupported: see plan_slot's `refuse`.
    */
   boost::asio::awaitable<result<choice>> take(postgres::connection& ordinary, postgres::replication_stream& stream, std::uint32_t epoch,
@@ -45,7 +46,7 @@ public:
   void stop();
 
 private:
-  boost::asio::awaitable<result<slot_facts>> ask(postgres::connection& ordinary, std::uint64_t& flushed);
+  boost::asio::awaitable<result<slot_facts>> ask(postgres::connection& ordinary, choice& chosen);
   boost::asio::awaitable<result<>> make(postgres::connection& ordinary, postgres::replication_stream& stream, std::string name,
                                         postgres::replication_stream::lifetime l);
   /** That the slot was made. */

@@ -20,6 +20,7 @@ struct slot_facts {
   bool lost{};       ///< the server has invalidated it, or can keep its WAL no longer
   int active_pid{};  ///< who reads it; 0: nobody
   std::uint64_t confirmed_lsn{};
+  std::uint64_t epoch_from{};  ///< what was committed before has no position of the epoch
 };
 
 /** What a reader knows by itself. */
