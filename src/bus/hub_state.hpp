@@ -76,10 +76,10 @@ struct hub::state {
   const hub_limits limits;
   mutable std::mutex guard;  // of everything below and of every shard's pending_
   position head{};
-  std::uint64_t next_seq{1};
+  std::uint64_t next_seq{2};  // what is told before the oldest event has the number before it, and 0 is none
   std::deque<std::shared_ptr<batch>> kept;
   std::size_t kept_bytes{};
-  std::uint64_t floor_seq{1};  // the oldest seq in memory
+  std::uint64_t floor_seq{2};  // the oldest seq in memory
   position floor{};            // nothing at or before it can be told for sure
   position begun{};            // where this process began to publish
   position before_us{};        // up to here it published what was committed earlier

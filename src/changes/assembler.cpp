@@ -92,6 +92,10 @@ result<assembler::want> assembler::take_change(const pgoutput::change& change) {
   if (known_end_ && batch_->bytes() >= limits_.publish_bytes) {
     place_open_events(known_end_->end_lsn);
     unfinished_ = known_end_->end_lsn;
+    if (batch_->empty()) {  // all of it was handed out before: its memory goes, and the loop has its turn
+      batch_ = std::make_shared<bus::batch>();
+      return want::publish;
+    }
   }
   // Before a large transaction grows, what is committed goes out, so that the transaction stands alone in its batch.
   return first_ > 0 && batch_->bytes() >= limits_.publish_bytes ? want::publish : want::nothing;
@@ -224,12 +228,12 @@ void assembler::take_text(const pgoutput::message& m) {
   if (!m.transactional || !open_) return drop(metrics::counter::dropped_immediate, "it is not transactional");
   if (name == "publication") republished_ = true;
   if (name == "mended") mended_ = true;
-  if (dropping_) return;
   const bool json = name.starts_with("j:");
   if (!json && !name.starts_with("t:")) {
     if (rows_) rows_->internal(now_, name, m.content);
     return;
   }
+  if (dropping_) return;
   const auto channel = name.substr(2);
   if (channel.empty() || channel != checked_channel_) {
     if (!bus::check_post_channel(channel)) return drop(metrics::counter::dropped_channel, "its channel is reserved or malformed");

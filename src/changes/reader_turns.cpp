@@ -161,7 +161,7 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
     case assembler::want::publish: co_return co_await publish();
     case assembler::want::announce: break;
   }
-  if (auto published = co_await publish(); !published) co_return published;
+  const auto published = co_await publish();  // where the session breaks while there is no room the next one begins behind this loss
   const auto& lost = assembler_.lost();
   visibility_.streamed(lost.xid, lost.to);  // a snapshot that does not see it must be joined before the gap
   if (lost.unpublished) {
@@ -169,12 +169,12 @@ asio::awaitable<result<>> reader::act(result<assembler::want> wanted) {
     metrics::add(metrics::counter::gaps_publication);
     log::warning("changes", "the database left changes out of the stream: listeners are told of a gap from {} on", bus::to_text(from));
     hub_.announce_gap(from, lost.to, "publication");
-    co_return result<>{};
+    co_return published;
   }
   metrics::add(metrics::counter::gaps_too_large);
   log::error("changes", "transaction {} is larger than what is kept of one and was not delivered: listeners are told of a gap", lost.xid);
   hub_.announce_gap(lost.from, lost.to, "transaction_too_large");
-  co_return result<>{};
+  co_return published;
 }
 
 /** Hands what is committed to the hub and waits until the hub, and who keeps what was committed, have room. */

@@ -31,6 +31,8 @@ void row_router::relation(const transaction& in, const pgoutput::relation& r) {
     by_relation_[r.oid] = claim->by;
   else
     by_relation_.erase(r.oid);
+  // A partition of what is claimed: its rows come as that relation's, and there is a new one with every segment.
+  if (claim == claims_.end() && std::ranges::find(claims_, r.schema, &claimed::schema) != claims_.end()) return;
   of(r.oid).relation(in, r);
 }
 

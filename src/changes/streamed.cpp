@@ -132,6 +132,7 @@ result<> streamed_transactions::start(const pgoutput::stream_start& block) {
 }
 
 result<> streamed_transactions::take(std::string_view payload) {
+  if (payload.starts_with('O')) return {};  // where it was replicated from: it stands at a block's begin, without an xid
   auto message = pgoutput::decode_streamed(payload);
   if (!message) return message.error();
   if (!*message) {

@@ -227,6 +227,28 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
   EXPECT_EQ(again.back(), 4u);
 }
 
+TEST_F(assembling, what_was_handed_out_before_takes_no_memory_and_lets_the_loop_turn) {
+  const std::string large(60'000, 'x');
+  const postgres::pgoutput::commit end{.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon};
+  const auto all = [&] {
+    EXPECT_TRUE(assembler_.begin_streamed(741, end, noon));
+    std::size_t turns = 0;
+    for (int i = 0; i < 100; ++i)
+      if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) {
+        ++turns;
+        while (assembler_.committed()) {
+        }
+      }
+    return turns;
+  };
+  const auto turns = all();
+  assembler_.stop();
+  while (assembler_.committed()) {
+  }
+  assembler_.start(7, 0x100, 741, 150020);
+  EXPECT_EQ(all(), turns);
+}
+
 TEST_F(assembling, a_streamed_transaction_that_was_not_kept_is_a_loss) {
   transaction(0x200, {"before"});
   EXPECT_EQ(assembler_.lose_streamed(999, {.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon}).value(), want::announce);

@@ -542,6 +542,29 @@ TEST(bus_model, a_replay_in_portions_joins_what_is_live_and_tells_what_it_lost) 
   EXPECT_GT(overtaken, 10u);
 }
 
+TEST(bus, a_reset_before_the_first_event_of_all_is_told_once_however_large_what_follows) {
+  hub h;
+  h.begin({epoch, 100, 0});
+  shard s{h, encoders(), [] {}};
+  auto large = std::make_shared<batch>();
+  large->add("a", kind::message, payload_form::text, std::string(100'000, 'x'), {epoch, 101, 0}, 0);
+  h.publish(large);
+  const position old{epoch, 50, 0};
+  reader c;
+  const auto first = s.subscribe(c, 0, "a", old, {}, {.bytes = 64 * 1024});
+  ASSERT_EQ(bus_fixture::texts(first), "reset ");
+  ASSERT_FALSE(first.end);
+  const auto second = s.subscribe(c, 0, "a", first.next, {}, {.bytes = 64 * 1024});
+  ASSERT_EQ(second.events.size(), 1u);
+  EXPECT_EQ(second.events[0]->kind, kind::message);
+  EXPECT_TRUE(second.end);
+  s.unsubscribe(c);
+  const hub::lane lanes[] = {{"a", old}, {"b", old}};
+  const auto both = h.history(lanes, {.bytes = 64 * 1024});
+  const hub::lane rest[] = {{"a", both.next}, {"b", both.next}};
+  EXPECT_EQ(h.history(rest, {.bytes = 64 * 1024}).events.back()->kind, kind::message);
+}
+
 TEST_F(bus_fixture, several_channels_are_replayed_in_portions_in_one_order) {
   hub kept{{.history_bytes = 1u << 20}};
   kept.begin({epoch, 1, 0});

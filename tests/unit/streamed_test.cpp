@@ -62,6 +62,18 @@ TEST(kept_bounds, beyond_the_disks_share_or_without_a_folder_it_is_lost_and_says
   EXPECT_NE(other.lost(), "");
 }
 
+// pgoutput_stream_start: the origin of what a subscription, or a session with an origin, wrote. It has no xid.
+TEST(streamed, passes_over_the_origin_at_a_blocks_begin) {
+  streamed_transactions all{{}};
+  ASSERT_TRUE(all.start({.xid = 740, .first = true}));
+  ASSERT_TRUE(all.take(std::string_view{"O\0\0\0\0\0\0\0\0elsewhere\0", 19}));
+  EXPECT_TRUE(all.in_block());
+  ASSERT_TRUE(all.take("E"));
+  auto kept = all.take_out(740);
+  ASSERT_TRUE(kept.has_value());
+  EXPECT_TRUE(read(**kept).empty());
+}
+
 TEST(streamed, keeps_transactions_apart_and_forgets_what_was_rolled_back) {
   streamed_transactions all{{}};
   const auto block = [&](std::uint32_t xid, bool first, std::string_view body) {
