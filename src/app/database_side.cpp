@@ -177,7 +177,7 @@ asio::awaitable<result<bus::position>> database_side::listen_here(std::string ch
   for (;;) {
     const auto heard = co_await running_->listener.listen(channel);
     if (heard) co_return hub_.head();
-    if (heard.error().code != errc::unavailable || steady::now() >= deadline) co_return heard.error();
+    if (heard.error().code != errc::unavailable || steady::now() >= deadline || stopped_) co_return heard.error();
     running_->changed.expires_at(deadline);
     boost::system::error_code woken;
     co_await running_->changed.async_wait(asio::redirect_error(asio::use_awaitable, woken));

@@ -70,8 +70,21 @@ int listen(const targets& at, const listen_command& options) {
     auto gate = connect_client(at, *gateway);
     std::map<std::string, std::string> printed;  // of a consumer, what is to be acknowledged
     const auto acknowledge = [&] {
-      for (const auto& [channel, position] : printed) gate.ack(channel, options.consumer, position);
-      printed.clear();
+      while (!printed.empty()) {
+        try {
+          gate.ack(printed.begin()->first, options.consumer, printed.begin()->second);
+        } catch (const request_error& why) {
+          if (why.code() != "invalid_position") throw;  // else positions began anew: a reset, and the same once more, is on its way
+        }
+        printed.erase(printed.begin());
+      }
+    };
+    const auto acknowledge_if_there = [&] {
+      try {
+        acknowledge();
+      } catch (const request_error& why) {
+        if (!why.may_retry()) throw;  // else the gateway is away, as its listener says: again in a while
+      }
     };
     auto from = gate.listen(options.channels, {.consumer = options.consumer,
                                                .after = options.from,
@@ -89,10 +102,10 @@ int listen(const targets& at, const listen_command& options) {
       if (!from.ready() || steady::now() - saved >= save_interval) {
         if (!flush_output()) return tell_output_lost();
         from.save();  // only now: what is printed must be out before its position is saved
-        acknowledge();
+        acknowledge_if_there();
         saved = steady::now();
       }
-      const auto e = from.next(std::chrono::hours{1});
+      const auto e = from.next(printed.empty() ? std::chrono::milliseconds{std::chrono::hours{1}} : save_interval);
       if (!e) continue;
       const auto line = options.json ? to_json(*e) : line_of(*e, on);
       if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size() || std::putchar('\n') == EOF) return tell_output_lost();

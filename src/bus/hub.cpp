@@ -98,13 +98,13 @@ void hub::state::announce_gap(position from, position to, std::string_view reaso
   head = std::max(head, to);
   const auto seq = next_seq++;
   const auto time = now_micros();
-  gaps.push_back({from, to, seq, time, std::string{reason}, among});
+  gaps.push_back({from, to, head, seq, time, std::string{reason}, among});
   if (gaps.size() > max_gaps) {  // whoever resumes from before the forgotten one is told of a gap all the same
     gaps[1].from = gaps[0].from;
     if (gaps[0].among == bus::channels::all) gaps[1].among = bus::channels::all;
     gaps.pop_front();
   }
-  to_everyone(kind::gap, gap_payload(from, to, reason), to, time, seq, among);
+  to_everyone(kind::gap, gap_payload(from, to, reason), head, time, seq, among);
 }
 
 void hub::announce_gap(position from, position to, std::string_view reason, bus::channels among) {

@@ -59,6 +59,7 @@ struct string_hash {
 /** What every listener was told may be missing, kept for those who resume from before it. */
 struct gap {
   position from, to;
+  position at;  // where it was told; behind `to` where what is missing was found late
   std::uint64_t seq;
   unix_micros time;
   std::string reason;

@@ -132,12 +132,14 @@ replay hub::state::since(std::string_view name, const progress& from, portion mo
                         lone_event(name, kind::gap, gap_payload(after, to, "history"), to, now_micros(), floor_seq - 1));
   }
   for (const auto& g : gaps) {
-    if (g.seq <= from.seq || g.to <= asked || (g.among == bus::channels::plain && !is_plain(name))) continue;
+    // At the very place of one that was told late nobody knows whether it was heard.
+    const bool knows = g.at < asked || (g.at == asked && g.at == g.to);
+    if (g.seq <= from.seq || knows || (g.among == bus::channels::plain && !is_plain(name))) continue;
     if (all && (given.events.empty() || g.seq < given.events.front()->seq)) continue;  // nothing was promised from before that
     if (g.among == bus::channels::all) given.whole = false;
     const auto behind = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
     if (behind == given.events.end() && !given.end) continue;  // it comes with a later portion
-    given.events.insert(behind, lone_event(name, kind::gap, gap_payload(std::max(g.from, after), g.to, g.reason), g.to, g.time, g.seq));
+    given.events.insert(behind, lone_event(name, kind::gap, gap_payload(std::min(std::max(g.from, after), g.to), g.to, g.reason), g.at, g.time, g.seq));
   }
   cut(given, most);
   return given;

@@ -96,19 +96,21 @@ asio::awaitable<result<table_facts>> ask(postgres::connection& session, const st
   co_return read(*found);
 }
 
-/** PostgreSQL refused some literal: which one? */
-asio::awaitable<result<table_facts>> find_culprit(postgres::connection& session, const std::string& channel, const literals& wanted) {
+/** PostgreSQL refused some literal: which one? Of a column that the feed does not show none is tried: its type is not told. */
+asio::awaitable<result<table_facts>> find_culprit(postgres::connection& session, const std::string& channel, literals wanted) {
   auto types = co_await ask(session, channel, {});
   if (!types) co_return types;
+  const auto facts_of = [&](const std::string& column) { return std::ranges::find(types->columns, column, &column_facts::name); };
+  const auto none = types->columns.end();
+  if (std::erase_if(wanted, [&](const auto& of) { return facts_of(of.first) == none || facts_of(of.first)->hidden; }) > 0)
+    if (auto others = co_await ask(session, channel, wanted); others || others.error().code != errc::database) co_return others;
   for (const auto& [column, values] : wanted)
     for (const auto& value : values) {
       auto one = co_await ask(session, channel, {{column, {value}}});
       if (one) continue;
       if (one.error().code != errc::database) co_return one;
-      const auto of = std::ranges::find(types->columns, column, &column_facts::name);
-      const auto type = of == types->columns.end() ? std::string{"its type"} : of->type_name;
       co_return error{errc::invalid_argument,
-                      fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, type, column),
+                      fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, facts_of(column)->type_name, column),
                       one.error().detail};
     }
   co_return error{errc::database, "the database could not read the filter's literals"};

@@ -259,10 +259,14 @@ std::string difference(const std::vector<std::string>& ours, const std::vector<s
     const auto start = from < 60 ? 0 : from - 60;
     return fmt::format("{} … {}", text.substr(0, 40), text.substr(std::min(start, text.size()), 200));
   };
-  std::string before;
-  for (auto i = same < 3 ? 0 : same - 3; i < same; ++i) before += fmt::format("  {}\n", ours[i].substr(0, 160));
-  return fmt::format("change {} differs, of {} and {}. After\n{}listeners were told\n  {}\nand test_decoding tells\n  {}\n", same,
-                     ours.size(), theirs.size(), before, around(one), around(other));
+  const auto some = [](const std::vector<std::string>& lines, std::size_t from_line, std::size_t to) {
+    std::string text;
+    for (auto i = from_line; i < std::min(to, lines.size()); ++i) text += fmt::format("  {}\n", lines[i].substr(0, 160));
+    return text;
+  };
+  return fmt::format("change {} differs, of {} and {}. After\n{}listeners were told\n  {}\n{}and test_decoding tells\n  {}\n{}", same,
+                     ours.size(), theirs.size(), some(ours, same < 3 ? 0 : same - 3, same), around(one), some(ours, same + 1, same + 4),
+                     around(other), some(theirs, same + 1, same + 4));
 }
 
 }  // namespace postbus::testing_support

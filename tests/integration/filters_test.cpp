@@ -106,7 +106,7 @@ TEST(filters, choose_columns_and_keep_the_key_of_what_is_gone) {
   db.psql("insert into c values (1, 'x', 5, 0); update c set a = 6; update c set st = 'y'; update c set st = 'x'; delete from c");
   EXPECT_THAT(v.after(db), ElementsAre(R"(insert {"a":5})", R"(update {"a":6} old {"a":5})", R"(leave {"id":1})", R"(enter {"a":6})",
                                        R"(delete {"id":1,"a":6})"));
-  for (const auto* where : {"hidden = 1", "nowhere = 1"}) {
+  for (const auto* where : {"hidden = 1", "nowhere = 1", "hidden = 'no number'", "nowhere = 'no number'"}) {
     const auto refused = v.open("c", {.where = where});
     ASSERT_TRUE(refused.has_error());
     EXPECT_THAT(refused.error().text, HasSubstr("it has: id, st, a"));

@@ -784,34 +784,39 @@ TEST(replay, drops_segments_under_load_without_keeping_posters_waiting) {
   EXPECT_TRUE(gap || next == everything.size());
 }
 
-TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) {
+/** Where the slot outlives the epoch it brings nothing of the old one again. */
+void goes_on_in_a_new_epoch(const change_rig::adjustment& adjust) {
   database db;
   db.psql("select postbus.create_stream('s')");
   {
-    change_rig rig{db};
+    change_rig rig{db, adjust};
     rig.start();
     db.psql("select postbus.post('s', n::text) from generate_series(1, 5) n");
     rig.payloads("s", 5);
     rig.catch_up_and_record(db);
     db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[2]->at)));
   }
-  db.psql("select postbus.new_epoch()");
-  change_rig rig{db};
+  db.psql("select postbus.post('s', '6'); select postbus.new_epoch()");
+  change_rig rig{db, adjust};
   rig.start();
-  db.psql("select postbus.post('s', '6')");
+  db.psql("select postbus.post('s', '7')");
   rig.payloads("s", 1);
   rig.catch_up_and_record(db);
   const auto kept = replay(rig, "s", bus::from_beginning{});
-  ASSERT_EQ(kept.size(), 6u);
-  for (std::size_t i = 0; i < 6; ++i) {
+  ASSERT_EQ(kept.size(), 7u);
+  for (std::size_t i = 0; i < 7; ++i) {
     EXPECT_EQ(kept[i].payload, std::to_string(i + 1));
     if (i > 0) EXPECT_LT(kept[i - 1].position, kept[i].position);
   }
-  EXPECT_EQ(kept[5].position, live(rig, "s")[0].position);
-  EXPECT_EQ(db.psql("select lag from postbus.consumers"), "3");
+  EXPECT_EQ(kept[6].position, live(rig, "s")[0].position);
+  EXPECT_EQ(db.psql("select lag from postbus.consumers"), "4");
   const auto place = bus::parse_position(db.psql("select position from postbus.consumers")).value();
   EXPECT_EQ(replay(rig, "s", place).front().payload, "4");
 }
+
+TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) { goes_on_in_a_new_epoch({}); }
+
+TEST(replay, goes_on_in_a_new_epoch_where_the_slot_holds_the_old_one) { goes_on_in_a_new_epoch(permanent); }
 
 TEST(replay, holds_consumers_places) {
   database db;

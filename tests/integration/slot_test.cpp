@@ -283,6 +283,42 @@ TEST(slot, two_readers_are_in_one_epoch_whoever_draws_it) {
   EXPECT_EQ(places(first, "a", start).back(), places(second, "a", start).back());
 }
 
+TEST(slot, a_new_epoch_begins_where_it_was_drawn_whatever_the_slot_still_holds) {
+  database db;
+  change_rig first{db, impatient}, second{db, impatient};
+  first.start();
+  second.start();
+  const auto in_both = [&](const std::string& payload) {
+    db.psql(fmt::format("select postbus.post('a', '{}')", payload));
+    const auto has_it = [&](const change_rig& rig) {
+      const auto all = told(rig, "a", {rig.hub.head().epoch, 1, 0});
+      return !all.empty() && all.back() == payload;
+    };
+    wait_both(first, second, [&] { return has_it(first) && has_it(second); });
+  };
+  in_both("before");
+  db.psql("select postbus.new_epoch()");
+  const auto drawn = static_cast<std::uint32_t>(std::stoull(db.psql("select epoch from postbus.meta")));
+  const bus::position beginning{drawn, 1, 0};
+  wait_both(first, second, [&] { return first.hub.head().epoch == drawn && second.hub.head().epoch == drawn; });
+  in_both("after");
+  EXPECT_THAT(told(first, "a", beginning), ElementsAre("after"));
+  EXPECT_THAT(told(second, "a", beginning), ElementsAre("after"));
+  first.stop();
+  second.stop();
+  // Who starts later begins there too, and gives what came since.
+  change_rig third{db, permanent};
+  third.start();
+  EXPECT_THAT(told(third, "a", beginning), ElementsAre("reset", "after")) << "the place lies before all that it knows";
+  third.stop();
+  // Nobody was there when it was drawn: what was committed before is not in it.
+  db.psql("select postbus.post('a', 'while nobody read'); select postbus.new_epoch(); select postbus.post('a', 'in the new one')");
+  change_rig fourth{db, permanent};
+  fourth.start();
+  EXPECT_NE(fourth.hub.head().epoch, drawn);
+  EXPECT_THAT(told(fourth, "a", {fourth.hub.head().epoch, 1, 0}), ElementsAre("reset", "in the new one"));
+}
+
 TEST(slot, two_readers_miss_nothing_when_their_sessions_break) {
   cluster own;
   database db{own};

@@ -233,6 +233,21 @@ TEST_F(bus_fixture, everybody_is_told_of_a_gap_and_so_is_whoever_resumes_from_be
   EXPECT_EQ(texts(hub_.history("a", position{epoch, 200, 0})), "two ");
 }
 
+TEST_F(bus_fixture, a_gap_that_is_told_late_stands_where_it_was_told) {
+  reader a;
+  shard_.subscribe(a, 0, "a", from_now{});
+  post("a", "one", 101);
+  post("a", "two", 201);
+  hub_.announce_gap({epoch, 100, 0}, {epoch, 150, 0}, "mirror");
+  post("a", "three", 301);
+  turn();
+  const auto kept = hub_.history("a", position{epoch, 100, 0});
+  EXPECT_EQ(texts(kept), "one two gap three ");
+  EXPECT_TRUE(std::ranges::is_sorted(kept.events, {}, [](const auto& e) { return e->at; })) << "who resumes after it gets nothing again";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 180, 0})), "two gap three ") << "who was away knows nothing of it";
+  EXPECT_EQ(texts(hub_.history("a", position{epoch, 301, 0})), "");
+}
+
 TEST_F(bus_fixture, a_reset_drops_history_and_starts_a_new_epoch) {
   reader a;
   shard_.subscribe(a, 0, "a", from_now{});
