@@ -406,7 +406,7 @@ comment on function postbus.ack is
 
 -- Messages of a stream after a place. Exact over what gateways have written down.
 create function postbus.messages_after(of integer, in_epoch bigint, place bytea) returns bigint
-language sql stable set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(case
            when place is null or p.epoch <> in_epoch then p.count

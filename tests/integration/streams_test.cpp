@@ -181,6 +181,18 @@ TEST(streams, are_renumbered_once_in_a_new_epoch) {
   EXPECT_EQ(db.psql("select epoch, lsn, settled from postbus.stream_recorder"), "77|1000|f") << "a restart does not do it again";
 }
 
+TEST(streams, tell_a_listener_where_consumers_are) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s'); select postbus.post('s', n::text) from generate_series(1, 3) n");
+  rig.payloads("s", 3);
+  rig.catch_up_and_record(db);
+  db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[0]->at)));
+  EXPECT_EQ(db.psql("set role postbus_listener; select channel, consumer, lag from postbus.consumers"), "s|c|2");
+  EXPECT_EQ(db.psql("set role postbus_listener; select count from postbus.streams"), "3");
+}
+
 TEST(streams, tell_in_metrics_what_they_take_and_how_far_behind_their_places_are) {
   const auto gauge = [](metrics::gauge of) { return metrics::value(of); };
   database db;
