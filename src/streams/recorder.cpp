@@ -339,6 +339,7 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
       const parameter place[] = {epoch_text, lsn};
       auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
       if (!noted) co_return noted.error();
+      if (noted->size() == 0) co_return error{errc::unavailable, "the epoch has ended"};
       if (epoch == epoch_) mark_.lsn = std::max(mark_.lsn, up_to_now);
     } else if (!queue_.empty() && queue_.front().lsn <= up_to) {
       co_await sleep(invisible_pause);

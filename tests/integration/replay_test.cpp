@@ -813,6 +813,36 @@ TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) {
   EXPECT_EQ(replay(rig, "s", place).front().payload, "4");
 }
 
+TEST(replay, tells_a_consumer_in_a_new_epoch_what_it_missed_before) {
+  database db;
+  db.psql("select postbus.create_stream('s', max_count => 8)");
+  {
+    change_rig rig{db};
+    rig.start();
+    for (std::size_t i = 1; i <= 12; ++i) {
+      db.psql(fmt::format("select postbus.post('s', '{}')", i));
+      rig.payloads("s", i);
+      rig.catch_up_and_record(db);
+      if (i == 1) db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[0]->at)));
+      db.psql("select postbus.maintain_streams()");
+    }
+    db.psql(fmt::format("select postbus.ack('s', 'd', '{}')", bus::to_text(rig.events("s")[10]->at)));
+  }
+  db.psql("select postbus.new_epoch()");
+  change_rig rig{db};
+  rig.start();
+  rig.catch_up_and_record(db);
+  const auto of = [&](const char* consumer) {
+    return replay(rig, "s", bus::parse_position(db.psql(fmt::format("select position from postbus.consumers where consumer = '{}'", consumer))).value());
+  };
+  const auto missed = of("c");
+  ASSERT_GT(missed.size(), 2u);
+  EXPECT_EQ(missed.front().kind, bus::kind::gap);
+  EXPECT_EQ(missed.back().payload, "12");
+  ASSERT_EQ(of("d").size(), 1u);
+  EXPECT_EQ(of("d").front().payload, "12");
+}
+
 TEST(replay, holds_consumers_places) {
   database db;
   change_rig rig{db};
