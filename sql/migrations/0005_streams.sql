@@ -211,7 +211,8 @@ as $$
   select coalesce(pg_total_relation_size(to_regclass(format('postbus.messages_%s', segment))), 0)
 $$;
 
--- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment. Places of its messages that
+-- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment, or when some are not written
+-- down yet, unless the stream has gone: their gap could not be told. Places of its messages that
 -- lie among those of a later segment stay until that goes as well: a reader tells them as a gap.
 create function postbus.empty_segment(gone integer) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
@@ -220,7 +221,18 @@ declare
   of_stream integer := (select g.stream from postbus.stream_segments g where g.segment = gone);
   first     record;
   last      bytea;
+  here      bigint;
 begin
+  if to_regclass(format('postbus.messages_%s', gone)) is not null then
+    -- Who has posted to it has ended by then, and who still would waits, so that the count is of all. Readers go on.
+    execute format('lock table only postbus.messages_%s in share mode', gone);
+  end if;
+  if exists (select from postbus.stream_channels c where c.id = of_stream) then
+    execute format('select count(*) from postbus.messages m where m.segment = %s', gone) into here;
+    if here > (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = gone) then
+      raise lock_not_available;  -- gives ours back
+    end if;
+  end if;
   if to_regclass(format('postbus.messages_%s', gone)) is not null then
     execute format('truncate only postbus.messages_%s', gone);
   end if;
@@ -313,7 +325,8 @@ begin
     perform postbus.compile_post(known.payload_limit);
   end if;
   -- What is being given positions of a new epoch stays until it has them: consumers' places count on it.
-  standing := (select r.epoch = m.epoch from postbus.stream_recorder r, postbus.meta m);
+  standing := (select r.epoch = m.epoch from postbus.stream_recorder r, postbus.meta m)
+              and current_setting('transaction_isolation') = 'read committed';  -- else no row is counted that an older snapshot does not see
   for s in select c.* from postbus.stream_channels c order by c.id loop
     total := 0;
     messages := 0;

@@ -695,6 +695,38 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   EXPECT_EQ(young[0].payload, "new");
 }
 
+TEST(replay, tells_the_gap_of_messages_that_are_past_the_bound_before_they_are_written_down) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s', max_bytes => 1048576); select postbus.post('s', 'first')");
+  rig.payloads("s", 1);
+  rig.catch_up_and_record(db);
+  db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[0]->at)));
+  session blocker{db.url()};
+  blocker.psql("begin; select from postbus.stream_recorder for update");
+  db.psql("update postbus.stream_segments set made_at = made_at - interval '1 year'");
+  const auto post = [&](const char* what, int count) {
+    db.psql(fmt::format("select postbus.post('s', '{}' || n || repeat('x', 100000) || random()) from generate_series(1, {}) n", what, count));
+  };
+  post("A", 2);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.stream_segments where closed_at is not null"), "1") << "or this test shows nothing";
+  db.psql("alter table postbus.messages_2 alter payload set storage external");
+  post("B", 12);
+  for (int i = 0; i < 3; ++i) db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select bytes > max_bytes from postbus.streams"), "t");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "15") << "what is not written down stays";
+  blocker.psql("rollback");
+  rig.catch_up_and_record(db);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "12");
+  const auto left = replay(rig, "s", bus::parse_position(db.psql("select position from postbus.consumers")).value());
+  ASSERT_EQ(left.size(), 13u);
+  EXPECT_EQ(left[0].kind, bus::kind::gap);
+  EXPECT_EQ(left[1].payload.substr(0, 3), "B1x");
+}
+
 TEST(replay, loses_nothing_within_the_bounds_to_a_burst) {
   database db;
   change_rig rig{db};
