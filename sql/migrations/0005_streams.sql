@@ -279,6 +279,60 @@ as $$
      and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null)
 $$;
 
+-- Makes one run of neighbouring ones, as long as pages take them: of a stream's runs there are then few, however small a
+-- gateway wrote them. A run is merged into one of sixteen times its size, or into a whole one, so that a message is written
+-- again some three times. Readers go by place and see the one or the other. Looks at the newest runs only, `at_most` a
+-- stream, and says how many have gone: what is older has been merged, or comes to be as the newer ones become few.
+-- The caller holds the maintenance lock, and all that is written down is settled: nothing will come between runs.
+create function postbus.merge_positions(at_most integer default 20000) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  s       integer;
+  cap     integer;
+  p       postbus.stream_positions;
+  first   postbus.stream_positions;  -- of the runs gathered
+  last    postbus.stream_positions;
+  runs    integer;
+  total   integer;
+  largest integer;
+  merged  integer := 0;
+begin
+  for s in select c.id from postbus.stream_channels c order by c.id loop
+    foreach cap in array array[15, 255, 2047] loop
+      runs := 0;
+      for p in
+        (select o.stream, o.lsn, o.id, o.segment, o.epoch, o.base, o.count, null::bytea
+         from (select * from postbus.stream_positions x where x.stream = s order by x.lsn desc, x.id desc limit at_most) o order by o.lsn, o.id)
+        union all (select null, null, null, null, null, null, null, null)  -- ends the last of them
+      loop
+        if runs > 0 and p.count <= cap and total + p.count <= 4096 and p.segment = last.segment and p.epoch = last.epoch
+           and (case when p.base is null then last.base is null else p.lsn = last.lsn and p.base = last.base + last.count end) then
+          runs := runs + 1;
+          total := total + p.count;
+          largest := greatest(largest, p.count);
+          last := p;
+          continue;
+        end if;
+        if runs > 1 and (total >= 16 * largest or total >= 2048) then
+          with gone as (
+            delete from postbus.stream_positions x
+            where x.stream = s and (x.lsn, x.id) >= (first.lsn, first.id) and (x.lsn, x.id) <= (last.lsn, last.id) returning *)
+          insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
+            select s, last.lsn, last.id, last.segment, last.epoch, first.base, sum(g.count), string_agg(g.entries, ''::bytea order by g.lsn, g.id) from gone g;
+          merged := merged + runs - 1;
+        end if;
+        first := p;
+        last := p;
+        total := p.count;
+        largest := p.count;
+        runs := case when p.count <= cap then 1 else 0 end;
+      end loop;
+    end loop;
+  end loop;
+  return merged;
+end $$;
+
 create function postbus.maintain_streams() returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
@@ -327,6 +381,9 @@ begin
   -- What is being given positions of a new epoch stays until it has them: consumers' places count on it.
   standing := (select r.epoch = m.epoch from postbus.stream_recorder r, postbus.meta m)
               and current_setting('transaction_isolation') = 'read committed';  -- else no row is counted that an older snapshot does not see
+  if standing and (select r.settled from postbus.stream_recorder r) then
+    perform postbus.merge_positions();
+  end if;
   for s in select c.* from postbus.stream_channels c order by c.id loop
     total := 0;
     messages := 0;
@@ -456,14 +513,18 @@ as $$
 $$;
 
 create view postbus.streams as
-  select s.channel, s.keep, s.max_bytes, s.max_count, b.bytes, b.bytes > s.max_bytes as past_bytes, b.segments,
-         n.count, n.oldest, n.newest, s.made_by, s.made_at
+  select s.channel, s.keep, s.max_bytes, s.max_count, b.bytes, b.bytes > s.max_bytes as past_bytes, b.segments, n.count,
+         (select to_timestamp(('x' || encode(substr(p.entries, 17, 8), 'hex'))::bit(64)::bigint / 1e6)
+          from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
+          where p.stream = s.id and x.emptied_at is null order by p.lsn, p.id limit 1) as oldest,
+         (select to_timestamp(('x' || encode(substr(p.entries, length(p.entries) - 15, 8), 'hex'))::bit(64)::bigint / 1e6)
+          from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
+          where p.stream = s.id and x.emptied_at is null order by p.lsn desc, p.id desc limit 1) as newest,
+         s.made_by, s.made_at
   from postbus.stream_channels s,
     lateral (select coalesce(sum(postbus.segment_bytes(x.segment)), 0)::bigint as bytes, count(*) as segments
              from postbus.stream_segments x where x.stream = s.id and x.emptied_at is null) b,
-    lateral (select coalesce(sum(p.count), 0)::bigint as count,
-               to_timestamp(min(('x' || encode(substr(p.entries, 17, 8), 'hex'))::bit(64)::bigint) / 1e6) as oldest,
-               to_timestamp(max(('x' || encode(substr(p.entries, length(p.entries) - 15, 8), 'hex'))::bit(64)::bigint) / 1e6) as newest
+    lateral (select coalesce(sum(p.count), 0)::bigint as count
              from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
              where x.stream = s.id and x.emptied_at is null) n;
 comment on view postbus.streams is 'The streams: their bounds, what they keep, and whether they are past their bound in bytes. Counted is what gateways have written down.';

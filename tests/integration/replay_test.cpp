@@ -695,6 +695,27 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   EXPECT_EQ(young[0].payload, "new");
 }
 
+TEST(replay, goes_on_within_runs_that_were_merged_between_two_pages) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db};
+  rig.start();
+  for (std::size_t i = 1; i <= 40; ++i) {
+    db.psql(fmt::format("select postbus.post('s', '{}')", i));
+    rig.payloads("s", i);
+    rig.catch_up_and_record(db);
+  }
+  const auto runs = [&] { return std::stoi(db.psql("select count(*) from postbus.stream_positions")); };
+  ASSERT_GE(runs(), 16);
+  const auto expected = live(rig, "s");
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 7), expected);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(runs(), 1);
+  for (std::size_t after : {0u, 6u, 20u, 38u})
+    EXPECT_EQ(replay(rig, "s", place_of(expected[after]), 7), std::vector<told>(expected.begin() + static_cast<std::ptrdiff_t>(after) + 1, expected.end()));
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 7), expected);
+}
+
 TEST(replay, tells_the_gap_of_messages_that_are_past_the_bound_before_they_are_written_down) {
   database db;
   change_rig rig{db};

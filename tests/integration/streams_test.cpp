@@ -311,6 +311,56 @@ TEST(streams, are_written_down_in_no_epoch_that_has_ended) {
       << "what was committed since comes again";
 }
 
+TEST(streams, keep_few_runs_of_places_however_small_they_were_written) {
+  database db;
+  db.psql("select postbus.create_stream('s'); update postbus.stream_segments set stream = 1 where segment <= 3");
+  const auto order = [&] {
+    return db.psql(
+        "select string_agg(encode(substr(p.entries, 1 + k * 32, 32), 'hex'), ' ' order by p.lsn, p.id, k), bool_and(length(entries) = 32 * count "
+        "and count <= 4096 and substr(entries, length(entries) - 31, 8) = int8send(lsn)) from postbus.stream_positions p, "
+        "generate_series(0, p.count - 1) k");
+  };
+  const auto runs = [&] { return db.psql("select string_agg(segment || ':' || count, ' ' order by lsn, id) from postbus.stream_positions"); };
+  int lsn = 0;
+  const auto write = [&](int times, int segment, int count = 1) {
+    for (int i = 0; i < times; ++i) write_down(db, "s", segment, ++lsn, count);
+  };
+  write(20, 1);
+  write(1, 2, 300);
+  write(15, 1);  // too few yet, and others' places lie between them and the first
+  write(5, 2, 1000);
+  write(1, 3);
+  const auto before = order();
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(runs(), "1:20 2:300 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 1:1 2:4000 2:1000 3:1");
+  EXPECT_EQ(order(), before);
+  const auto rewritten = db.psql("select max(xmin::text::bigint) from postbus.stream_positions");
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select max(xmin::text::bigint) from postbus.stream_positions"), rewritten) << "nothing is written again for little";
+}
+
+TEST(streams, are_merged_where_they_were_renumbered_and_not_before) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  for (int lsn = 1; lsn <= 40; ++lsn) {
+    write_down(db, "s", 1, 10 * lsn);
+    put_consumer(db, "s", fmt::format("c{}", lsn), 10 * lsn, 0);
+  }
+  const auto lags = [&] { return db.psql("select string_agg(lag::text, ' ' order by consumer) from postbus.consumers"); };
+  const auto before = lags();
+  db.psql("select postbus.new_epoch()");
+  EXPECT_FALSE(renumber(db, 10));
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.stream_positions"), "40");
+  while (!renumber(db, 10)) {
+  }
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.stream_positions"), "40") << "messages that no gateway saw may still come between";
+  db.psql("update postbus.stream_recorder set settled = true; select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select base, count from postbus.stream_positions"), "1|40");
+  EXPECT_EQ(lags(), before);
+}
+
 TEST(streams, tell_a_listener_where_consumers_are) {
   database db;
   change_rig rig{db};
