@@ -6,11 +6,13 @@ jobs=${2:--1}
 while [ "$jobs" -ne 0 ]; do
   next=$(curl -sS "$gateway/v1/channels/workerB?consumer=b&wait=30s") || exit 1
   # The first of the events; nothing has come when there is none.
-  first=$(printf '%s' "$next" | sed -n 's/^{"events":\[{"id":"\([^"]*\)","channel":"workerB","kind":"message","at":"[^"]*","payload":"do job \([0-9]*\)".*/\1 \2/p')
-  [ -n "$first" ] || continue
-  position=${first% *} number=${first#* }
-  echo "doing job $number"
-  curl -sS -o /dev/null -d "job $number done" "$gateway/v1/channels/workA" || exit 1
+  position=$(printf '%s' "$next" | sed -n 's/^{"events":\[{"id":"\([^"]*\)".*/\1/p')
+  [ -n "$position" ] || continue
+  number=$(printf '%s' "$next" | sed -n 's/^{"events":\[{"id":"[^"]*","channel":"workerB","kind":"message","at":"[^"]*","payload":"do job \([0-9]*\)".*/\1/p')
+  if [ -n "$number" ]; then  # else it is no job: a gap, say, or another message
+    echo "doing job $number"
+    curl -sS -o /dev/null -d "job $number done" "$gateway/v1/channels/workA" || exit 1
+    jobs=$((jobs - 1))
+  fi
   curl -sS -o /dev/null -X POST "$gateway/v1/channels/workerB/ack?consumer=b&position=$position" || exit 1
-  jobs=$((jobs - 1))
 done

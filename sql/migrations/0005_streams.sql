@@ -78,6 +78,16 @@ create table postbus.stream_recorder (
 );
 insert into postbus.stream_recorder (epoch, lsn) values (0, 0);
 
+-- While what is kept is given positions of a new epoch: how far that is. Each stream's runs are moved in their order, so that
+-- the k-th message's place is (lsn, k) however often the epoch changes meanwhile.
+create table postbus.stream_renumbering (
+  only_row boolean primary key default true check (only_row),
+  epoch    bigint not null,
+  lsn      bigint not null,    -- where that epoch begins
+  stream   integer not null,   -- those before it are done
+  stale    boolean not null    -- an earlier renumbering broke off: some runs stand where it put them
+);
+
 create table postbus.stream_consumers (
   stream    integer not null,
   consumer  text not null,
@@ -201,25 +211,37 @@ as $$
   select coalesce(pg_total_relation_size(to_regclass(format('postbus.messages_%s', segment))), 0)
 $$;
 
--- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment. Places of its messages that
+-- Ends a segment's messages. False, and nothing done, when somebody uses them at this moment, or when some are not written
+-- down yet, unless the stream has gone: their gap could not be told. Places of its messages that
 -- lie among those of a later segment stay until that goes as well: a reader tells them as a gap.
 create function postbus.empty_segment(gone integer) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
 declare
   of_stream integer := (select g.stream from postbus.stream_segments g where g.segment = gone);
-  first     bigint;
+  first     record;
   last      bytea;
+  here      bigint;
 begin
+  if to_regclass(format('postbus.messages_%s', gone)) is not null then
+    -- Who has posted to it has ended by then, and who still would waits, so that the count is of all. Readers go on.
+    execute format('lock table only postbus.messages_%s in share mode', gone);
+  end if;
+  if exists (select from postbus.stream_channels c where c.id = of_stream) then
+    execute format('select count(*) from postbus.messages m where m.segment = %s', gone) into here;
+    if here > (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.segment = gone) then
+      raise lock_not_available;  -- gives ours back
+    end if;
+  end if;
   if to_regclass(format('postbus.messages_%s', gone)) is not null then
     execute format('truncate only postbus.messages_%s', gone);
   end if;
   update postbus.stream_segments g set emptied_at = clock_timestamp() where g.segment = gone;
-  first := (select p.lsn from postbus.stream_positions p join postbus.stream_segments g on g.segment = p.segment and g.emptied_at is null
-            where p.stream = of_stream order by p.lsn, p.id limit 1);
+  select p.lsn, p.id into first from postbus.stream_positions p join postbus.stream_segments g on g.segment = p.segment and g.emptied_at is null
+    where p.stream = of_stream order by p.lsn, p.id limit 1;
   with dropped as (
     delete from postbus.stream_positions p
-    where p.stream = of_stream and (first is null or p.lsn < first)
+    where p.stream = of_stream and (first.id is null or (p.lsn, p.id) < (first.lsn, first.id))
     returning p.epoch, p.lsn, p.base, p.count, p.entries)
   select case when d.base is null then substr(d.entries, length(d.entries) - 31, 12) else int8send(d.lsn) || int4send((d.base + d.count - 1)::int) end as place
     into last from dropped d order by place desc limit 1;
@@ -257,6 +279,60 @@ as $$
      and not exists (select from only postbus.messages_default m join postbus.stream_segments x on x.segment = m.segment where x.emptied_at is null)
 $$;
 
+-- Makes one run of neighbouring ones, as long as pages take them: of a stream's runs there are then few, however small a
+-- gateway wrote them. A run is merged into one of sixteen times its size, or into a whole one, so that a message is written
+-- again some three times. Readers go by place and see the one or the other. Looks at the newest runs only, `at_most` a
+-- stream, and says how many have gone: what is older has been merged, or comes to be as the newer ones become few.
+-- The caller holds the maintenance lock, and all that is written down is settled: nothing will come between runs.
+create function postbus.merge_positions(at_most integer default 20000) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  s       integer;
+  cap     integer;
+  p       postbus.stream_positions;
+  first   postbus.stream_positions;  -- of the runs gathered
+  last    postbus.stream_positions;
+  runs    integer;
+  total   integer;
+  largest integer;
+  merged  integer := 0;
+begin
+  for s in select c.id from postbus.stream_channels c order by c.id loop
+    foreach cap in array array[15, 255, 2047] loop
+      runs := 0;
+      for p in
+        (select o.stream, o.lsn, o.id, o.segment, o.epoch, o.base, o.count, null::bytea
+         from (select * from postbus.stream_positions x where x.stream = s order by x.lsn desc, x.id desc limit at_most) o order by o.lsn, o.id)
+        union all (select null, null, null, null, null, null, null, null)  -- ends the last of them
+      loop
+        if runs > 0 and p.count <= cap and total + p.count <= 4096 and p.segment = last.segment and p.epoch = last.epoch
+           and (case when p.base is null then last.base is null else p.lsn = last.lsn and p.base = last.base + last.count end) then
+          runs := runs + 1;
+          total := total + p.count;
+          largest := greatest(largest, p.count);
+          last := p;
+          continue;
+        end if;
+        if runs > 1 and (total >= 16 * largest or total >= 2048) then
+          with gone as (
+            delete from postbus.stream_positions x
+            where x.stream = s and (x.lsn, x.id) >= (first.lsn, first.id) and (x.lsn, x.id) <= (last.lsn, last.id) returning *)
+          insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
+            select s, last.lsn, last.id, last.segment, last.epoch, first.base, sum(g.count), string_agg(g.entries, ''::bytea order by g.lsn, g.id) from gone g;
+          merged := merged + runs - 1;
+        end if;
+        first := p;
+        last := p;
+        total := p.count;
+        largest := p.count;
+        runs := case when p.count <= cap then 1 else 0 end;
+      end loop;
+    end loop;
+  end loop;
+  return merged;
+end $$;
+
 create function postbus.maintain_streams() returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
@@ -268,6 +344,7 @@ declare
   past     boolean;
   fresh    integer;
   known    postbus.meta;
+  standing boolean;
   rolled   integer := 0;
   done     integer := 0;
 begin
@@ -301,6 +378,12 @@ begin
   if rolled > 0 then
     perform postbus.compile_post(known.payload_limit);
   end if;
+  -- What is being given positions of a new epoch stays until it has them: consumers' places count on it.
+  standing := (select r.epoch = m.epoch from postbus.stream_recorder r, postbus.meta m)
+              and current_setting('transaction_isolation') = 'read committed';  -- else no row is counted that an older snapshot does not see
+  if standing and (select r.settled from postbus.stream_recorder r) then
+    perform postbus.merge_positions();
+  end if;
   for s in select c.* from postbus.stream_channels c order by c.id loop
     total := 0;
     messages := 0;
@@ -310,7 +393,7 @@ begin
     loop
       -- Past a bound, and what stays without it comes to seven eighths of that bound: a large segment may hold messages
       -- within the bound beside those past it. One that was closed just now may still be posted to until this commits.
-      past := g.closed_at < now()
+      past := standing and g.closed_at < now()
               and (g.closed_at < clock_timestamp() - s.keep
                    or (total + g.bytes > s.max_bytes and total >= s.max_bytes - s.max_bytes / 8)
                    or (messages + g.count > s.max_count and messages >= s.max_count * 0.875));
@@ -390,9 +473,16 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   kept   integer := (postbus.stream_named(channel)).id;
-  here   bytea := postbus.place_of(position);
-  now_   bigint := (select m.epoch from postbus.meta m);
+  here   bytea;
+  now_   bigint;
 begin
+  -- "post", "acks": before an epoch's consumers are moved to the next one, transactions that acknowledge in it end.
+  perform pg_advisory_xact_lock_shared(1886352244, 1633905523);
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform from postbus.meta m for key share;  -- an older snapshot would not see that the epoch has changed: this fails then
+  end if;
+  now_ := (select m.epoch from postbus.meta m);
+  here := postbus.place_of(position);
   if consumer is null or octet_length(consumer) not between 1 and 255 or consumer collate "C" ~ '[\x01-\x1f\x7f\u0080-\u009f]' then
     raise exception 'a consumer''s name has 1 to 255 bytes and no control characters' using errcode = '22023';
   end if;
@@ -404,9 +494,10 @@ end $$;
 comment on function postbus.ack is
   'Remembers that a consumer of a stream is done with all up to a position. Earlier positions change nothing (false): places only go forward.';
 
--- Messages of a stream after a place. Exact over what gateways have written down.
-create function postbus.messages_after(of integer, in_epoch bigint, place bytea) returns bigint
-language sql stable set search_path = pg_catalog, pg_temp
+-- Messages of a stream after a place. Exact over what gateways have written down. With `gone`, those too that are no longer
+-- kept and whose places still stand among others'.
+create function postbus.messages_after(of integer, in_epoch bigint, place bytea, gone boolean default false) returns bigint
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(case
            when place is null or p.epoch <> in_epoch then p.count
@@ -418,18 +509,22 @@ as $$
            else (select count(*) from generate_series(0, p.count - 1) k where substr(p.entries, 1 + k * 32, 12) > place) end), 0)::bigint
   from postbus.stream_positions p
   where p.stream = of and (place is null or p.epoch <> in_epoch or int8send(p.lsn) >= substr(place, 1, 8))
-    and exists (select from postbus.stream_segments x where x.segment = p.segment and x.emptied_at is null)
+    and (gone or exists (select from postbus.stream_segments x where x.segment = p.segment and x.emptied_at is null))
 $$;
 
 create view postbus.streams as
-  select s.channel, s.keep, s.max_bytes, s.max_count, b.bytes, b.bytes > s.max_bytes as past_bytes, b.segments,
-         n.count, n.oldest, n.newest, s.made_by, s.made_at
+  select s.channel, s.keep, s.max_bytes, s.max_count, b.bytes, b.bytes > s.max_bytes as past_bytes, b.segments, n.count,
+         (select to_timestamp(('x' || encode(substr(p.entries, 17, 8), 'hex'))::bit(64)::bigint / 1e6)
+          from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
+          where p.stream = s.id and x.emptied_at is null order by p.lsn, p.id limit 1) as oldest,
+         (select to_timestamp(('x' || encode(substr(p.entries, length(p.entries) - 15, 8), 'hex'))::bit(64)::bigint / 1e6)
+          from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
+          where p.stream = s.id and x.emptied_at is null order by p.lsn desc, p.id desc limit 1) as newest,
+         s.made_by, s.made_at
   from postbus.stream_channels s,
     lateral (select coalesce(sum(postbus.segment_bytes(x.segment)), 0)::bigint as bytes, count(*) as segments
              from postbus.stream_segments x where x.stream = s.id and x.emptied_at is null) b,
-    lateral (select coalesce(sum(p.count), 0)::bigint as count,
-               to_timestamp(min(('x' || encode(substr(p.entries, 17, 8), 'hex'))::bit(64)::bigint) / 1e6) as oldest,
-               to_timestamp(max(('x' || encode(substr(p.entries, length(p.entries) - 15, 8), 'hex'))::bit(64)::bigint) / 1e6) as newest
+    lateral (select coalesce(sum(p.count), 0)::bigint as count
              from postbus.stream_positions p join postbus.stream_segments x on x.segment = p.segment
              where x.stream = s.id and x.emptied_at is null) n;
 comment on view postbus.streams is 'The streams: their bounds, what they keep, and whether they are past their bound in bytes. Counted is what gateways have written down.';
@@ -441,17 +536,30 @@ create view postbus.consumers as
   from postbus.stream_consumers c join postbus.stream_channels s on s.id = c.stream, postbus.meta m;
 comment on view postbus.consumers is 'Consumers of streams: where each is, and how many kept messages it has still to come.';
 
--- For gateways, which hold the streams' lock: writes runs of positions down, in order, and how far that is. A segment
--- that has gone is left out.
-create function postbus.record_positions(in_epoch bigint, up_to bigint, segments integer[], lsns bigint[], counts integer[], runs bytea[]) returns void
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+-- Keeps an epoch from ending before the caller's transaction does. False: it has ended.
+create function postbus.hold_epoch(in_epoch bigint) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
+begin
+  perform from postbus.meta m where m.epoch = in_epoch for key share;
+  return found;
+end $$;
+
+-- For gateways, which hold the streams' lock: writes runs of positions down, in order, and how far that is. A segment
+-- that has gone is left out. Nothing is written once the epoch has ended: what was committed since comes again in the next one.
+create function postbus.record_positions(in_epoch bigint, up_to bigint, segments integer[], lsns bigint[], counts integer[], runs bytea[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not postbus.hold_epoch(in_epoch) then
+    raise exception 'the epoch % has ended', in_epoch using errcode = 'PB032';
+  end if;
   insert into postbus.stream_positions (stream, lsn, id, segment, epoch, count, entries)
     select o.stream, o.lsn, nextval('postbus.stream_position_id'), o.segment, in_epoch, o.count, o.entries
     from (select g.stream, r.* from unnest(segments, lsns, counts, runs) with ordinality r(segment, lsn, count, entries, n)
           join postbus.stream_segments g on g.segment = r.segment and g.emptied_at is null order by r.n) o;
   update postbus.stream_recorder set epoch = in_epoch, lsn = up_to;
-$$;
+end $$;
 
 -- Messages of a segment that no gateway saw in the WAL: all that the caller's snapshot sees and nobody has written down, but for those
 -- in `known`, which the caller is about to write. They get positions at `from_lsn`, behind any commit that ended there.
@@ -474,25 +582,86 @@ begin
   loop
     insert into postbus.stream_positions (stream, lsn, id, segment, epoch, base, count, entries)
       values (run.stream, from_lsn, nextval('postbus.stream_position_id'), of_segment, in_epoch,
-        (select coalesce(max(p.base + p.count), 1073741824) from postbus.stream_positions p
-         where p.stream = run.stream and p.lsn = from_lsn and p.base is not null), run.count, run.entries);
+        coalesce((select p.base + p.count from postbus.stream_positions p
+                  where p.stream = run.stream and p.lsn = from_lsn and p.base is not null order by p.id desc limit 1), 1073741824),
+        run.count, run.entries);
     adopted := adopted + run.count;
   end loop;
   return adopted;
 end $$;
 
--- What gateways call when positions start anew: what is kept gets positions of the new epoch, before all that will come,
--- in the old order, and consumers stay where they were.
-create function postbus.renumber_streams(now_epoch bigint, from_lsn bigint) returns void
+-- What gateways call when positions start anew, until it says true: what is kept gets positions of the new epoch, before all
+-- that will come, in the old order, and consumers stay where they were. Each call moves so many runs, and the next one goes on
+-- from there, whichever gateway makes it. Where the epoch changes meanwhile, what has been moved is moved once more.
+-- False without any being moved: transactions that have acknowledged are not over yet.
+create function postbus.renumber_streams(now_epoch bigint, at_most integer default 20000) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  begins bigint;
+  old    bigint;
+  state  postbus.stream_renumbering;
+  s      integer;
+  behind bigint;
+  moved  integer := 0;
+  more   integer;
 begin
-  update postbus.stream_consumers c set epoch = now_epoch, place = postbus.place(from_lsn, greatest(0,
-      (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.stream = c.stream) - postbus.messages_after(c.stream, c.epoch, c.place)))
-    where c.epoch <> now_epoch;
-  update postbus.stream_positions p set epoch = now_epoch, lsn = from_lsn, base = n.before
-    from (select o.id, 1 + sum(o.count) over (partition by o.stream order by o.id) - o.count as before from postbus.stream_positions o) n
-    where p.id = n.id and p.epoch <> now_epoch;
-  update postbus.stream_channels s set dropped_to = postbus.place(from_lsn, 0) where s.dropped_to is not null;
-  update postbus.stream_recorder set epoch = now_epoch, lsn = from_lsn, settled = false;  -- so that this is done once
+  perform pg_advisory_xact_lock(1886352244, 1835101285);  -- "post", "maie": nobody merges or drops what is being moved
+  begins := (select m.epoch_from from postbus.meta m where m.epoch = now_epoch);
+  old := (select r.epoch from postbus.stream_recorder r);
+  if begins is null then
+    raise exception 'the epoch % has ended', now_epoch using errcode = 'PB032';
+  elsif old = now_epoch then
+    return true;
+  end if;
+  select * into state from postbus.stream_renumbering;
+  if state.epoch is distinct from now_epoch then
+    begin
+      perform set_config('lock_timeout', '200ms', true);  -- who acknowledges waits as long for us
+      perform pg_advisory_xact_lock(1886352244, 1633905523);  -- "post", "acks"
+      -- Who had acknowledged live what nobody had written down stands behind all that was.
+      update postbus.stream_consumers c set epoch = now_epoch, place = case
+          when c.epoch = coalesce(state.epoch, old) and c.place < k.dropped_to then postbus.place(greatest(begins, 1) - 1, 2147483647)
+          when c.epoch = state.epoch and substr(c.place, 1, 8) = int8send(state.lsn) then int8send(begins) || substr(c.place, 9, 4)
+          else postbus.place(begins, (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.stream = c.stream) -
+            case when state.epoch is null and c.epoch = old then postbus.messages_after(c.stream, c.epoch, c.place, true) else 0 end) end
+        from postbus.stream_channels k where k.id = c.stream and c.epoch <> now_epoch;
+    exception
+      when lock_not_available then return false;
+    end;
+    update postbus.stream_channels k set dropped_to = postbus.place(begins, 0) where k.dropped_to is not null;
+    delete from postbus.stream_renumbering;
+    insert into postbus.stream_renumbering (epoch, lsn, stream, stale) values (now_epoch, begins, 0, state.epoch is not null)
+      returning * into state;
+  end if;
+  if state.stale then
+    update postbus.stream_positions p set epoch = now_epoch, lsn = begins
+      from (select o.ctid as at from postbus.stream_positions o where o.epoch <> now_epoch and o.epoch <> old
+              and exists (select from postbus.stream_channels k where k.id = o.stream) limit at_most) n
+      where p.ctid = n.at;
+    get diagnostics moved = row_count;
+    if moved < at_most then
+      update postbus.stream_renumbering set stale = false;
+    end if;
+  end if;
+  for s in select k.id from postbus.stream_channels k where k.id >= state.stream order by k.id loop
+    exit when moved >= at_most;
+    behind := coalesce((select p.base + p.count from postbus.stream_positions p
+                        where p.stream = s and p.lsn = begins and p.epoch = now_epoch order by p.id desc limit 1), 1);
+    with next as materialized (
+      select o.ctid as at, o.lsn, o.id, o.count from postbus.stream_positions o where o.stream = s and o.epoch = old order by o.lsn, o.id limit at_most - moved),
+    numbered as materialized (
+      select o.at, o.before, nextval('postbus.stream_position_id') as fresh
+      from (select x.at, behind + sum(x.count) over (order by x.lsn, x.id) - x.count as before from next x order by x.lsn, x.id) o)
+    update postbus.stream_positions p set epoch = now_epoch, lsn = begins, id = n.fresh, base = n.before from numbered n where p.ctid = n.at;
+    get diagnostics more = row_count;
+    moved := moved + more;
+    update postbus.stream_renumbering set stream = s;
+  end loop;
+  if moved >= at_most then
+    return false;
+  end if;
+  delete from postbus.stream_renumbering;
+  update postbus.stream_recorder set epoch = now_epoch, lsn = begins, settled = false;  -- so that this is done once
+  return true;
 end $$;

@@ -24,9 +24,9 @@ begin
       ('postbus_admin',    'execute on function postbus.watch(regclass, text[], text, text), postbus.unwatch(regclass), postbus.repair_publication(), postbus.feeds_fault(), postbus.mend_feeds()'),
       ('postbus_admin',    'execute on function postbus.claim_epoch(text, bigint), postbus.new_epoch(bigint), postbus.record_slot(text, oid)'),
       ('postbus_admin',    'execute on function postbus.use_transport(text), postbus.set_payload_limit(integer)'),
-      ('postbus_listener', 'execute on function postbus.ack(text, text, text), postbus.segment_bytes(integer), postbus.messages_after(integer, bigint, bytea)'),
+      ('postbus_listener', 'execute on function postbus.ack(text, text, text), postbus.segment_bytes(integer), postbus.messages_after(integer, bigint, bytea, boolean)'),
       ('postbus_admin',    'execute on function postbus.create_stream(text, interval, bigint, bigint), postbus.drop_stream(text), postbus.maintain_streams()'),
-      ('postbus_admin',    'execute on function postbus.record_positions(bigint, bigint, integer[], bigint[], integer[], bytea[]), postbus.adopt_messages(bigint, bigint, integer, bigint[]), postbus.renumber_streams(bigint, bigint)')
+      ('postbus_admin',    'execute on function postbus.record_positions(bigint, bigint, integer[], bigint[], integer[], bytea[]), postbus.adopt_messages(bigint, bigint, integer, bigint[]), postbus.renumber_streams(bigint, integer), postbus.hold_epoch(bigint)')
     ) as given (role, rights)
   loop
     if exists (select from pg_catalog.pg_roles where rolname = wanted.role) then

@@ -139,7 +139,8 @@ replay hub::state::since(std::string_view name, const progress& from, portion mo
     if (g.among == bus::channels::all) given.whole = false;
     const auto behind = std::ranges::find_if(given.events, [&](const event_ref& e) { return e->seq > g.seq; });
     if (behind == given.events.end() && !given.end) continue;  // it comes with a later portion
-    given.events.insert(behind, lone_event(name, kind::gap, gap_payload(std::min(std::max(g.from, after), g.to), g.to, g.reason), g.at, g.time, g.seq));
+    given.events.insert(
+        behind, lone_event(name, kind::gap, gap_payload(std::min(std::max(g.from, after), g.to), g.to, g.reason), g.at, g.time, g.seq));
   }
   cut(given, most);
   return given;

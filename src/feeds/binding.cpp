@@ -109,9 +109,10 @@ asio::awaitable<result<table_facts>> find_culprit(postgres::connection& session,
       auto one = co_await ask(session, channel, {{column, {value}}});
       if (one) continue;
       if (one.error().code != errc::database) co_return one;
-      co_return error{errc::invalid_argument,
-                      fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, facts_of(column)->type_name, column),
-                      one.error().detail};
+      co_return error{
+          errc::invalid_argument,
+          fmt::format("the filter: PostgreSQL takes '{}' for no value of {} (column {})", value, facts_of(column)->type_name, column),
+          one.error().detail};
     }
   co_return error{errc::database, "the database could not read the filter's literals"};
 }

@@ -339,6 +339,7 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
       const parameter place[] = {epoch_text, lsn};
       auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
       if (!noted) co_return noted.error();
+      if (noted->size() == 0) co_return error{errc::unavailable, "the epoch has ended"};
       if (epoch == epoch_) mark_.lsn = std::max(mark_.lsn, up_to_now);
     } else if (!queue_.empty() && queue_.front().lsn <= up_to) {
       co_await sleep(invisible_pause);
@@ -372,6 +373,7 @@ asio::awaitable<result<>> recorder::write(postgres::connection& session, std::ui
 
 asio::awaitable<void> recorder::maintain() {
   auto noted_at = steady::now();
+  bool told_undropped = false, told_unknown = false;  // once, until it works again
   while (!stopped_) {
     auto session =
         co_await postgres::connection::open({.conninfo = settings_.conninfo,
@@ -381,11 +383,16 @@ asio::awaitable<void> recorder::maintain() {
     if (session) maintaining_ = std::make_unique<postgres::connection>(std::move(*session));
     if (session && leading_) {
       auto done = co_await maintaining_->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);
-      if (!done && !stopped_) log::warning("streams", "old messages could not be dropped: {}", done.error());
+      if (!done && !stopped_ && !std::exchange(told_undropped, true))
+        log::warning("streams", "old messages could not be dropped: {}", done.error());
+      if (done) told_undropped = false;
     }
     if (session && !stopped_) {
       auto found = co_await maintaining_->query(embedded_sql::find("statements/streams/summary.sql"), {}, statement_deadline);
+      if (!found && !stopped_ && !std::exchange(told_unknown, true))
+        log::warning("streams", "what streams take is not known, status and metrics stay as they were: {}", found.error());
       if (found) {
+        told_unknown = false;
         summary_.store(std::make_shared<const std::string>(found->text(0, 0)));
         metrics::set(metrics::gauge::streams, number<std::int64_t>(found->text(0, 1)));
         metrics::set(metrics::gauge::stream_bytes, number<std::int64_t>(found->text(0, 2)));

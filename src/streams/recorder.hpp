@@ -96,6 +96,7 @@ private:
   boost::asio::awaitable<result<>> serve(postgres::connection& session);
   boost::asio::awaitable<result<>> read_mark(postgres::connection& session);
   boost::asio::awaitable<result<>> settle(postgres::connection& session);
+  boost::asio::awaitable<result<>> renumber(postgres::connection& session, std::uint32_t to_epoch);
   boost::asio::awaitable<result<>> see_all_before_start(postgres::connection& session);
   boost::asio::awaitable<result<>> adopt(postgres::connection& session, bus::position start);
   boost::asio::awaitable<result<>> write(postgres::connection& session, std::uint64_t up_to);

@@ -55,12 +55,11 @@ asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
     }
     if (stopped_ || begun != begun_) co_return result<>{};
     mark_.settled = false;
-    const auto epoch = std::to_string(start.epoch), lsn = std::to_string(start.lsn);
-    const parameter parameters[] = {epoch, lsn};
     if (mark_.epoch != start.epoch) {
-      auto renumbered = co_await session.query(embedded_sql::find("statements/streams/renumber.sql"), parameters, settle_deadline);
-      if (!renumbered) co_return renumbered.error();
+      auto renumbered = co_await renumber(session, start.epoch);
+      if (!renumbered) co_return renumbered;
     }
+    if (stopped_ || begun != begun_) co_return result<>{};
     while (!stopped_ && !queue_.empty() && queue_.front().lsn <= start.lsn) {
       auto written = co_await write(session, start.lsn);
       if (!written) co_return written;
@@ -75,6 +74,29 @@ asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
   }
   if (begun == begun_) settled_ = true;
   progress_.cancel();
+  co_return result<>{};
+}
+
+/** Gives what is kept positions of that epoch, piece by piece: the WAL of one transaction is not held back for long. */
+asio::awaitable<result<>> recorder::renumber(postgres::connection& session, std::uint32_t to_epoch) {
+  const auto begun = begun_;
+  const auto epoch = std::to_string(to_epoch);
+  const parameter parameters[] = {epoch};
+  const auto tell_at = steady::now() + statement_deadline;
+  bool told = false;
+  while (!stopped_ && begun == begun_) {
+    auto done = co_await session.query(embedded_sql::find("statements/streams/renumber.sql"), parameters, settle_deadline);
+    if (!done) co_return done.error();
+    if (done->is_true(0, 0)) break;
+    if (!told && steady::now() > tell_at) {
+      told = true;
+      log::warning(
+          "streams",
+          "what streams keep cannot be read before it has positions of the new epoch: transactions that have acknowledged must end "
+          "first, and much may be kept");
+    }
+    co_await sleep(catching_up_pause);
+  }
   co_return result<>{};
 }
 
@@ -148,6 +170,7 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
   const parameter place[] = {epoch, lsn};
   auto noted = co_await session.query(embedded_sql::find("statements/streams/settled.sql"), place, statement_deadline);
   if (!noted) co_return noted.error();
+  if (noted->size() == 0) co_return error{errc::unavailable, "the epoch has ended"};
   auto committed = co_await session.execute("commit", settle_deadline);
   if (!committed) co_return committed.error();
   if (count > 0) log::info("streams", "{} messages that no gateway had seen have been given positions", count);

@@ -119,3 +119,18 @@ test('on a stream B is stopped, A posts, B returns and gets everything in order,
   assert.equal(run(script, [here.gateway.url, '3']), 'doing job 3002\ndoing job 3003\ndoing job 3004\n');
   assert.equal(here.psql("select lag from postbus.consumers where consumer = 'b'"), '0');
 });
+
+test('on a stream B passes over a gap, and over what is no job', async () => {
+  const script = fileURLToPath(source('examples/ping-pong/stream_b.sh'));
+  here.psql("select postbus.create_stream('workerB')");
+  here.psql("delete from postbus.stream_consumers; update postbus.stream_channels set dropped_to = postbus.place(2, 0)");
+  here.psql("insert into postbus.stream_consumers (stream, consumer, epoch, place) select c.id, 'b', m.epoch, postbus.place(1, 0) from postbus.stream_channels c, postbus.meta m");
+  here.psql("select postbus.post('workerB', 'hello')");
+  here.psql("select postbus.post('workerB', 'do job 4001')");
+  const b = new Program(script, [here.gateway.url], { detached: true });
+  try {
+    await until('acknowledged', () => here.psql("select lag from postbus.consumers where consumer = 'b'") === '0');
+  } finally {
+    process.kill(-b.pid, 'SIGKILL');
+  }
+});

@@ -695,6 +695,61 @@ TEST(replay, keeps_the_bounds_of_bytes_count_and_age_and_tells_the_gap) {
   EXPECT_EQ(young[0].payload, "new");
 }
 
+TEST(replay, goes_on_within_runs_that_were_merged_between_two_pages) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db};
+  rig.start();
+  for (std::size_t i = 1; i <= 40; ++i) {
+    db.psql(fmt::format("select postbus.post('s', '{}')", i));
+    rig.payloads("s", i);
+    rig.catch_up_and_record(db);
+  }
+  const auto runs = [&] { return std::stoi(db.psql("select count(*) from postbus.stream_positions")); };
+  ASSERT_GE(runs(), 16);
+  const auto expected = live(rig, "s");
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 7), expected);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(runs(), 1);
+  for (std::size_t after : {0u, 6u, 20u, 38u})
+    EXPECT_EQ(replay(rig, "s", place_of(expected[after]), 7),
+              std::vector<told>(expected.begin() + static_cast<std::ptrdiff_t>(after) + 1, expected.end()));
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}, 7), expected);
+}
+
+TEST(replay, tells_the_gap_of_messages_that_are_past_the_bound_before_they_are_written_down) {
+  database db;
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.create_stream('s', max_bytes => 1048576); select postbus.post('s', 'first')");
+  rig.payloads("s", 1);
+  rig.catch_up_and_record(db);
+  db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[0]->at)));
+  session blocker{db.url()};
+  blocker.psql("begin; select from postbus.stream_recorder for update");
+  db.psql("update postbus.stream_segments set made_at = made_at - interval '1 year'");
+  const auto post = [&](const char* what, int count) {
+    db.psql(
+        fmt::format("select postbus.post('s', '{}' || n || repeat('x', 100000) || random()) from generate_series(1, {}) n", what, count));
+  };
+  post("A", 2);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.stream_segments where closed_at is not null"), "1") << "or this test shows nothing";
+  db.psql("alter table postbus.messages_2 alter payload set storage external");
+  post("B", 12);
+  for (int i = 0; i < 3; ++i) db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select bytes > max_bytes from postbus.streams"), "t");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "15") << "what is not written down stays";
+  blocker.psql("rollback");
+  rig.catch_up_and_record(db);
+  db.psql("select postbus.maintain_streams()");
+  EXPECT_EQ(db.psql("select count(*) from postbus.messages"), "12");
+  const auto left = replay(rig, "s", bus::parse_position(db.psql("select position from postbus.consumers")).value());
+  ASSERT_EQ(left.size(), 13u);
+  EXPECT_EQ(left[0].kind, bus::kind::gap);
+  EXPECT_EQ(left[1].payload.substr(0, 3), "B1x");
+}
+
 TEST(replay, loses_nothing_within_the_bounds_to_a_burst) {
   database db;
   change_rig rig{db};
@@ -796,7 +851,8 @@ void goes_on_in_a_new_epoch(const change_rig::adjustment& adjust) {
     rig.catch_up_and_record(db);
     db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[2]->at)));
   }
-  db.psql("select postbus.post('s', '6'); select postbus.new_epoch()");
+  db.psql("select postbus.post('s', '6')");
+  db.psql("select postbus.new_epoch()");
   change_rig rig{db, adjust};
   rig.start();
   db.psql("select postbus.post('s', '7')");
@@ -817,6 +873,38 @@ void goes_on_in_a_new_epoch(const change_rig::adjustment& adjust) {
 TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) { goes_on_in_a_new_epoch({}); }
 
 TEST(replay, goes_on_in_a_new_epoch_where_the_slot_holds_the_old_one) { goes_on_in_a_new_epoch(permanent); }
+
+TEST(replay, tells_a_consumer_in_a_new_epoch_what_it_missed_before) {
+  database db;
+  db.psql("select postbus.create_stream('s', max_count => 8)");
+  {
+    change_rig rig{db};
+    rig.start();
+    for (std::size_t i = 1; i <= 12; ++i) {
+      db.psql(fmt::format("select postbus.post('s', '{}')", i));
+      rig.payloads("s", i);
+      rig.catch_up_and_record(db);
+      if (i == 1) db.psql(fmt::format("select postbus.ack('s', 'c', '{}')", bus::to_text(rig.events("s")[0]->at)));
+      db.psql("select postbus.maintain_streams()");
+    }
+    db.psql(fmt::format("select postbus.ack('s', 'd', '{}')", bus::to_text(rig.events("s")[10]->at)));
+  }
+  db.psql("select postbus.new_epoch()");
+  change_rig rig{db};
+  rig.start();
+  rig.catch_up_and_record(db);
+  const auto of = [&](const char* consumer) {
+    return replay(
+        rig, "s",
+        bus::parse_position(db.psql(fmt::format("select position from postbus.consumers where consumer = '{}'", consumer))).value());
+  };
+  const auto missed = of("c");
+  ASSERT_GT(missed.size(), 2u);
+  EXPECT_EQ(missed.front().kind, bus::kind::gap);
+  EXPECT_EQ(missed.back().payload, "12");
+  ASSERT_EQ(of("d").size(), 1u);
+  EXPECT_EQ(of("d").front().payload, "12");
+}
 
 TEST(replay, holds_consumers_places) {
   database db;
