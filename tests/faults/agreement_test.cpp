@@ -15,6 +15,7 @@
 namespace postbus {
 namespace {
 
+using bus::kind;
 using testing_support::change_rig;
 using testing_support::database;
 using testing_support::random_workload;
@@ -37,6 +38,9 @@ std::vector<bus::event_ref> heard(change_rig& rig, const bus::position& from) {
     all.insert(all.end(), given.events.begin(), given.events.end());
   }
   std::ranges::sort(all, {}, [](const auto& e) { return e->at; });
+  const auto same_place = [](const auto& a, const auto& b) { return a->at == b->at && a->kind != kind::schema && b->kind != kind::schema; };
+  if (const auto twice = std::ranges::adjacent_find(all, same_place); twice != all.end())
+    ADD_FAILURE() << "two events at " << bus::to_text((*twice)->at) << ", of " << (*twice)->channel << " and " << twice[1]->channel;
   return all;
 }
 

@@ -1,4 +1,5 @@
-// Under which search_path statements run: ours under pg_catalog alone, whatever the role's is; names of a user's under the role's own.
+// Under which search_path statements run: ours under pg_catalog alone and never compiled, whatever the role's settings are; names of
+// a user's under the role's own.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,8 +21,8 @@ using testing_support::pooler;
 using testing_support::run;
 using testing_support::session;
 
-constexpr std::string_view pinned = "pg_catalog, pg_temp";
-constexpr std::string_view path = "select current_setting('search_path')";
+constexpr std::string_view pinned = "pg_catalog, pg_temp, jit off";
+constexpr std::string_view path = "select current_setting('search_path') || ', jit ' || current_setting('jit')";
 
 asio::awaitable<connection> open(std::string url, bool replication = false) {
   auto opened = co_await connection::open({.conninfo = std::move(url), .replication = replication});
@@ -51,7 +52,7 @@ asio::awaitable<void> expect_pinned(connection& c) {
 
 TEST(search_path, of_every_session_is_pg_catalog) {
   const database db;
-  db.psql(fmt::format("alter database {} set search_path = public, pg_catalog", db.name()));
+  db.psql(fmt::format("alter database {0} set search_path = public, pg_catalog; alter database {0} set jit = on", db.name()));
   run([](std::string url) -> asio::awaitable<void> {
     auto c = co_await open(url);
     EXPECT_FALSE(c.pooled());
@@ -84,6 +85,7 @@ TEST(search_path, behind_a_pooler_is_set_for_each_transaction_and_for_nobody_els
     co_await expect_pinned(c);
   }(between.url()));
   EXPECT_EQ(other.psql("show search_path"), "public") << "the server's session is another's as well";
+  EXPECT_EQ(other.psql("show jit"), "on");
 }
 
 TEST(search_path, of_the_role_finds_the_tables_that_a_user_names) {

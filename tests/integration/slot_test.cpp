@@ -369,6 +369,30 @@ TEST(slot, tells_in_metrics_how_far_back_it_reaches) {
   second.wait([] { return metrics::value(metrics::gauge::resume_window_seconds) == 0; });
 }
 
+TEST(slot, tells_in_metrics_how_far_behind_reading_is) {
+  database db;
+  {
+    change_rig rig{db, permanent};
+    rig.start();
+  }
+  db.psql("do $$ begin for i in 1..3000 loop perform postbus.post('a', repeat('x', 2000)); commit; end loop; end $$");
+  db.psql("select pg_sleep(0.5)");
+  std::int64_t most = 0;
+  std::atomic<bool> over{false};
+  std::thread sampling{[&] {
+    while (!over) most = std::max(most, metrics::value(metrics::gauge::lag_micros));
+  }};
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.limits.publish_bytes = 20'000;
+                 }};
+  rig.start();
+  rig.wait([] { return metrics::value(metrics::gauge::lag_micros) == 0; });
+  over = true;
+  sampling.join();
+  EXPECT_GE(most, 500'000) << "what was committed before it ran";
+}
+
 TEST(slot, automatic_is_temporary_where_the_server_bounds_nothing) {
   cluster own{{{"max_slot_wal_keep_size", "-1"}}};
   database db{own};
@@ -561,9 +585,13 @@ TEST(slot, one_in_doubt_that_was_rolled_back_long_ago_is_passed) {
     rig.start();
     start = rig.hub.head();
   }
-  db.psql(
+  session writer{db.url()};
+  writer.psql(
       "begin; savepoint one; select postbus.post('a', 'undone'); insert into t select g, repeat('x', 500) from generate_series(1, 1000) g; "
-      "rollback to one; insert into t select g, repeat('x', 500) from generate_series(1, 1000) g; rollback");
+      "rollback to one; insert into t select g, repeat('x', 500) from generate_series(1, 1000) g");
+  // The reader knows of the rollback before it has read up to it: all of this is behind the doubt and before its end.
+  db.psql("do $$ begin for i in 1..5000 loop perform postbus.post('b', repeat('x', 2000)); commit; end loop; end $$");
+  writer.psql("rollback");
   db.psql("select postbus.post('a', 'after')");
   change_rig rig{db, in_blocks};
   rig.start();
@@ -587,12 +615,14 @@ TEST(slot, positions_are_the_same_whatever_others_rolled_back_or_is_watched_by_t
     start = rig.hub.head();
     db.psql(
         "begin; insert into t select g, repeat('x', 500) from generate_series(1, 500) g; savepoint one; select "
-        "pg_logical_emit_message(true, 'of somebody', 'undone'); rollback to one; insert into t values (1000, ''); commit");
+        "pg_logical_emit_message(true, 'of somebody', 'undone'); insert into t select g, repeat('x', 500) from generate_series(501, 1000) g; "
+        "rollback to one; insert into t values (1000, ''); commit");  // so much behind it that it is streamed before it is undone
     EXPECT_GT(streamed_so_far(db), 0u);
     db.psql("begin; truncate left_out, t; insert into t values (1, ''); commit");
     rig.wait([&] { return places(rig, "table:public.t", start).size() == 503; });
     EXPECT_EQ(rig.reader->status().reconnects, 0u);
     first = places(rig, "table:public.t", start);
+    EXPECT_EQ(std::ranges::adjacent_find(first, std::ranges::greater_equal{}), first.end()) << "each has one of its own";
   }
   db.psql("select postbus.unwatch('left_out')");
   change_rig rig{db, permanent};

@@ -52,13 +52,14 @@ TEST(gateway_body, without_a_token_the_answer_comes_before_the_body) {
   }
 }
 
-/** A fragment of a text message, the first or one that continues it. */
-std::string fragment(std::size_t bytes, bool first) {
+/** A fragment of a text message, the first, or one that continues or ends it. */
+std::string fragment(std::string_view text, char kind) {
   std::string frame;
-  websocket::append_masked_frame(frame, websocket::opcode::text, std::string(bytes, 'x'), 0x12345678);
-  frame[0] = first ? 0x01 : 0x00;
+  websocket::append_masked_frame(frame, websocket::opcode::text, text, 0x12345678);
+  frame[0] = kind;
   return frame;
 }
+std::string fragment(std::size_t bytes, bool first) { return fragment(std::string(bytes, 'x'), first ? '\x01' : '\x00'); }
 
 TEST(gateway_body, messages_in_the_making_are_bounded_over_all_connections) {
   gateway::gateway_options o;
@@ -115,6 +116,40 @@ TEST(gateway_body, a_message_that_drips_is_not_waited_for) {
       if (has_answer(c, 20ms)) f = c.read_frame();
     }
     EXPECT_EQ(f.close_code(), 1013) << path << " after " << sent << " bytes";
+  }
+}
+
+TEST(gateway_body, what_has_arrived_whole_is_not_waited_for) {
+  gateway::gateway_options o;
+  o.limits.body_deadline = 1s;
+  o.limits.ping_every = 400ms;
+  memory_gateway g{o};
+  for (const std::string path : {"/v1/ws", "/v1/channels/a"}) {
+    raw_client c{g.port()};
+    c.upgrade(path);
+    const auto next = [&] {  // but pings, which are answered
+      for (;;) {
+        auto f = c.read_frame();
+        if (f.opcode != 9) return f;
+        c.send("\x8a\x80\x12\x34\x56\x78");
+      }
+    };
+    const auto in_two = [&](std::string_view one, std::string_view other) {
+      c.send(one);
+      has_answer(c, 20ms);
+      c.send(other);
+      return next();
+    };
+    if (path == "/v1/ws") {
+      const auto f = in_two(fragment(R"({"id":1,"op":)", '\x01'), fragment(R"("unsubscribe","sub":7})", '\x80'));
+      EXPECT_TRUE(f.payload.starts_with(R"({"id":1,)")) << f.payload;
+    } else {
+      EXPECT_EQ(in_two("\x89\x80\x12", "\x34\x56\x78").opcode, 10);
+    }
+    for (int pings = 0; pings < 5; ++pings) {  // twice as long as one may take
+      ASSERT_EQ(c.read_frame().opcode, 9) << path;
+      c.send("\x8a\x80\x12\x34\x56\x78");
+    }
   }
 }
 
@@ -186,6 +221,19 @@ TEST(gateway_body, a_long_poll_has_its_deadline_while_a_streams_tables_are_read)
   raw_client again{g.port()};
   again.send("GET /v1/channels/a?after=beginning HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_TRUE(again.read_until("}\n").contains("kept in memory"));
+}
+
+TEST(gateway_body, a_long_poll_waits_for_a_streams_tables_though_it_asks_for_no_waiting) {
+  memory_gateway g;
+  auto one = std::make_shared<bus::batch>();
+  one->add("a", bus::kind::message, bus::payload_form::text, "kept in memory", {0x5f3a9c01, 2000, 0}, 0);
+  g.hub.publish(one);
+  g.behind.stuck = true;
+  raw_client poll{g.port()};
+  poll.send("GET /v1/channels/a?after=beginning HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_FALSE(has_answer(poll, 100ms));
+  g.behind.stuck = false;
+  EXPECT_TRUE(poll.read_until("}\n").contains("kept in memory"));
 }
 
 }  // namespace

@@ -161,6 +161,32 @@ TEST_F(gateway_replay, an_unsubscribed_channel_ends_in_the_middle_of_its_history
   EXPECT_TRUE(ws.read_frame().payload.contains(R"("channel":"b")"));
 }
 
+TEST_F(gateway_replay, who_breaks_off_before_the_first_event_misses_nothing_of_tables_nor_of_a_long_history) {
+  const auto told_first = [&](std::string_view target, bool by_ws) {
+    auto c = slow();
+    if (by_ws) {
+      c.upgrade("/v1/ws");
+      c.send_text(R"({"id":1,"op":"subscribe","channel":"a","after":"beginning"})");
+      return c.read_frame().payload.substr(26, bus::position::text_size);
+    }
+    c.send("GET " + std::string{target} + "after=beginning HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    const auto head = c.read_until("\r\n\r\n"), first = c.read_until("\n\n");
+    const auto told = first.substr(4, bus::position::text_size);
+    EXPECT_TRUE(head.contains("Postbus-Position: " + told)) << head << first;
+    return told;
+  };
+  const auto expect = [&](auto fits) {
+    for (const auto& told : {told_first("/v1/channels/a?", false), told_first("/v1/events?channel=a&channel=b&", false), told_first("", true)})
+      EXPECT_TRUE(fits(told)) << told;
+  };
+  post("a", long_history);
+  expect([](const std::string& told) { return told < "5f3a9c01-00000000000007d1-00000000"; });
+  auto kept = std::make_shared<bus::batch>();
+  kept->add("a", bus::kind::message, bus::payload_form::text, "kept", {0x5f3a9c01, 1500, 0}, 0);
+  g.behind.kept = [=, upto = bus::position{0x5f3a9c01, lsn, 0}](const bus::start&) { return streams::page{kept, upto, true}; };
+  expect([](const std::string& told) { return told == "5f3a9c01-0000000000000000-00000000"; });
+}
+
 TEST_F(gateway_replay, a_long_poll_ends_with_what_history_gives_behind_the_tables) {
   post("a", 1);
   const bus::position before{0x5f3a9c01, lsn - 1, bus::position::end_of_commit};

@@ -192,6 +192,16 @@ TEST_F(bus_fixture, a_position_before_the_history_or_of_another_epoch_is_never_a
   EXPECT_EQ(texts(hub_.history("quiet", position{epoch, 999, 0})), "");
 }
 
+TEST_F(bus_fixture, a_channel_that_is_forgotten_amid_its_replay_is_told_as_a_gap) {
+  for (std::uint64_t lsn = 101; lsn < 111; ++lsn) post("a", std::string(100, 'x'), lsn);
+  const auto some = hub_.history("a", position{epoch, 100, 0}, {.events = 3});
+  ASSERT_FALSE(some.end);
+  for (std::uint64_t lsn = 111; lsn < 1000; ++lsn) post("b", std::string(100, 'x'), lsn);
+  EXPECT_EQ(texts(hub_.history("a", some.next)), "gap ");
+  const auto later = hub_.history("b", position{epoch, 990, 0}, {.events = 3});
+  EXPECT_EQ(texts(hub_.history("a", later.next)), "") << "nor is there a gap for who is behind what has gone";
+}
+
 TEST_F(bus_fixture, a_gap_of_plain_notify_concerns_only_channels_that_it_reaches) {
   const std::string long_name(64, 'x');
   reader plain, feed, long_one;

@@ -50,6 +50,11 @@ TEST(slot_plan, makes_another_of_what_cannot_be_read) {
   auto facts = there();
   EXPECT_EQ(next(facts, {.poisoned = true}), step::make_anew);
   EXPECT_EQ(next(facts, {.given_up = true}), step::make_anew);
+  facts.publication = 17;
+  facts.recorded_publication = 16;
+  EXPECT_EQ(next(facts), step::make_anew) << "made under a publication that is gone, it has not brought everything";
+  facts.recorded_publication = 17;
+  EXPECT_EQ(next(facts), step::go_on);
   facts.lost = true;
   EXPECT_EQ(next(facts), step::make_anew);
 }
