@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { spawnSync } from 'node:child_process';
-import { Gateway } from './harness/gateway.mjs';
-import { until } from './harness/program.mjs';
+import { binary, Gateway } from './harness/gateway.mjs';
+import { Program, until } from './harness/program.mjs';
 import { setting } from './harness/setting.mjs';
 
 const here = setting();
@@ -119,6 +119,33 @@ test('a named consumer goes on where it acknowledged, by every door', async () =
   assert.equal(here.psql("select position from postbus.consumers where channel = 'jobs'"), poll.events[2].id);
   assert.equal((await here.gateway.get('/v1/channels/ephemeral?consumer=billing')).status, 404);
   assert.equal((await here.gateway.get(`/v1/channels/jobs?consumer=billing&after=${jobs[0].id}`)).status, 400);
+});
+
+test('postbus listen --consumer acknowledges what it printed when the gateway is back', async (t) => {
+  here.psql("select postbus.create_stream('acks')");
+  const gateway = await fresh();
+  t.after(() => gateway.stop('SIGKILL'));
+  const heard = new Program(binary, ['listen', 'acks', '--consumer', 'c', '--url', gateway.url]);
+  const holder = new Program('psql', [here.url, '-qAtX']);
+  t.after(() => Promise.all([heard.stop('SIGKILL'), holder.stop('SIGKILL')]));
+  post('acks', 1, 1);
+  await heard.line(/ 1$/);
+  await until('acknowledged', () => here.psql("select lag from postbus.consumers where channel = 'acks'") === '0');
+  holder.write("begin; lock table postbus.stream_consumers in exclusive mode; select 'locked';\n");
+  await holder.line(/^locked$/);
+  post('acks', 2, 3);
+  await heard.line(/ 2$/);
+  await until('it acknowledges', () => Number(here.psql("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'ack'")) > 0);
+  const { port } = gateway;
+  await gateway.stop('SIGKILL');
+  holder.write('rollback;\n');
+  const again = await Gateway.start(here.url, ['--slot', 'temporary'], { port });
+  t.after(() => again.stop());
+  await kept('acks', 3);
+  await until('all is acknowledged', () => here.psql("select lag from postbus.consumers where channel = 'acks'") === '0');
+  post('acks', 4, 4);
+  await heard.line(/ 4$/);
+  assert.equal(heard.lines.filter((line) => / [1-4]$/.test(line)).length, 4, 'and nothing came twice');
 });
 
 test('a consumer is of a stream: with a filter, a snapshot or a feed it is refused, with the reason', async () => {

@@ -599,6 +599,28 @@ TEST(slot, one_in_doubt_that_was_rolled_back_long_ago_is_passed) {
   EXPECT_LE(rig.reader->status().reconnects, 1u);
 }
 
+TEST(slot, large_transactions_that_were_replicated_here_are_read_like_others) {
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t')");
+  change_rig rig{db, [](reader_options& o) {
+                   permanent(o);
+                   o.decoding_kib = 64;
+                 }};
+  rig.start();
+  const auto start = rig.hub.head();
+  session replica{db.url()};
+  replica.psql("select pg_replication_origin_create('of ' || current_database()), pg_replication_origin_session_setup('of ' || current_database())");
+  replica.psql("begin; insert into t select g, repeat('x', 500) from generate_series(1, 1000) g");
+  replica.psql("select postbus.post('a', 'within'); commit");
+  EXPECT_GT(streamed_so_far(db), 0u);
+  db.psql("select postbus.post('a', 'after')");
+  rig.wait([&] { return told(rig, "a", start).size() == 2; });
+  EXPECT_THAT(told(rig, "a", start), ElementsAre("within", "after"));
+  EXPECT_EQ(places(rig, "table:public.t", start).size(), 1000u);
+  EXPECT_EQ(rig.reader->status().reconnects, 0u);
+  replica.psql("select pg_replication_origin_session_reset(), pg_replication_origin_drop('of ' || current_database())");
+}
+
 TEST(slot, positions_are_the_same_whatever_others_rolled_back_or_is_watched_by_then) {
   database db;
   db.psql(
