@@ -343,7 +343,10 @@ TEST_F(command_line_gateway, tokens_decide_and_a_refusal_ends_the_command) {
   start({"--tokens", tokens});
   const auto none = run({"listen", "orders"});
   EXPECT_EQ(none.status, 1);
-  EXPECT_THAT(none.err, HasSubstr("token"));
+  EXPECT_THAT(none.err, testing::AllOf(HasSubstr("this needs a token"), HasSubstr("POSTBUS_TOKEN")));
+  for (const program::words& command : {program::words{"listen", "orders"}, {"post", "orders", "x"}, {"status"}})
+    EXPECT_EQ(run_program(command, {{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "other"}}).err,
+              "postbus: this gateway does not know the token: it is wrong, or was revoked; commands take it from POSTBUS_TOKEN\n");
   const program::environment sesame{{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "sesame"}};
   const auto narrow = run_program({"listen", "orders", "invoices"}, sesame);
   EXPECT_EQ(narrow.status, 1);
