@@ -159,7 +159,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     auto to = std::min(gap_to, before);
     if (to < told) to = told;
     made->add(channel, bus::kind::gap, bus::payload_form::json, gap_payload(told, to), to, now_micros());
-    metrics::add(metrics::counter::gaps_history);
+    metrics::add(metrics::counter::gaps_expired);
     gone = false;
   };
   const auto just_before = [](bus::position at) {
