@@ -272,6 +272,7 @@ test('one who was away for longer than the stream keeps is told of the gap', asy
     assert.equal(late.events[0].payload.reason, 'expired');
     const rest = late.events.slice(1).map((e) => e.payload);
     assert.deepEqual(rest, numbers(41 - rest.length, 40));
+    assert.match((await gateway.get('/metrics')).body, /postbus_gaps_total\{reason="expired"\} 1\n/);
     await late.close();
   } finally {
     await gateway.stop();
