@@ -72,6 +72,10 @@ test('WebSocket, server-sent events: schema events; a renamed column ends the vi
   const { code, reason } = await socket.closed;
   assert.equal(code, 4400);
   assert.match(reason, /no column a/);
+  await until('server-sent events end as well', () => stream.events.at(-1)?.event === 'problem');
+  const problem = JSON.parse(stream.events.at(-1).data);
+  assert.deepEqual([problem.code, problem.retry], ['conflict', false]);
+  assert.match(problem.detail, /no column a/);
   await until('the feed goes on', () => plain.events.some((e) => e.payload.data?.id === 4));
   assert.equal(plain.events.filter((e) => e.kind === 'schema').length, 2);
   await plain.close();
