@@ -368,7 +368,8 @@ TEST_F(command_line_gateway, wrong_gateways_and_positions_are_told_apart) {
   EXPECT_EQ(run({"watch", "orders"}).status, 3);  // a gateway alone does not say where the database is
   const auto no_gateway = run_program({"--url", "http://127.0.0.1:1", "status"});
   EXPECT_EQ(no_gateway.status, 1);
-  EXPECT_THAT(no_gateway.err, HasSubstr("cannot reach http://127.0.0.1:1"));
+  EXPECT_THAT(no_gateway.err, testing::AllOf(HasSubstr("cannot reach http://127.0.0.1:1"), HasSubstr("`postbus serve` starts one")));
+  EXPECT_THAT(run_program({"--url", "https" + url.substr(4), "status"}).err, HasSubstr("is it http:// instead of https://?"));
 }
 
 TEST(command_line_embedded, commands_find_the_serve_of_a_data_folder) {
