@@ -17,7 +17,10 @@ std::string feed_named(std::string_view table);
 bool may_name_table(loop& home, const identity* who, std::string_view table);
 /** The refusal of a request without a token, or with one that is not known (`shown`). */
 error unauthorised(bool shown);
-/** Whether `who` (null: no token was shown, or none that is known) may do `what` to a channel, queue or cache, by the tokens in force now. Without tokens everything is allowed. */
+/**
+ * Whether `who` (null: no token was shown, or none that is known) may do `what` to a channel, queue or cache, by the tokens in force now.
+ * Without tokens everything is allowed.
+ */
 result<> authorise(loop& home, const identity* who, right what, std::string_view name);
 /** The same for what only an admin token may do. */
 result<> authorise_admin(loop& home, const identity* who);

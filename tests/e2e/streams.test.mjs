@@ -331,6 +331,10 @@ test('the command line makes streams, lists them, and a consumer prints each mes
   }
   const listed = postbus('stream', 'list', '--json').stdout.trim().split('\n').map((line) => JSON.parse(line));
   assert.ok(listed.some((s) => s.channel === 'log' && s.past_bytes === false));
+  const state = () => postbus('stream', 'list').stdout.split('\n').find((line) => line.startsWith('log '));
+  assert.match(state(), /within its bounds/);
+  assert.equal(postbus('stream', 'create', 'log', '--keep', '2 hours', '--max-count', '9').status, 0);
+  assert.match(state(), /past its bound in messages/);
   assert.equal(postbus('listen', 'log', '--consumer', 'etl', '--from', 'beginning').status, 2);
   assert.equal(postbus('stream', 'create').status, 2);
   for (const name of ['table:public.orders', 'a\nb', 'x'.repeat(300)]) assert.equal(postbus('stream', 'create', name).status, 2, name);
