@@ -199,10 +199,14 @@ void add_commands(CLI::App& app, words& said) {
       ->type_name("PAYLOAD|-");
   c->add_flag("--json", said.post.json, "The payload is JSON; listeners get it embedded");
 
-  c = add_command(app, "listen", "Print the events of some channels",
+  c = add_command(app, "listen",
+                  "Print the events of some channels: what is from before in the order of each channel, then all in commit order",
                   "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
                   "  postbus listen table:public.orders --where \"status = 'open'\" --columns id,total");
-  c->add_option("channel", said.listen.channels, "What to listen on")->required()->type_name("CHANNEL");
+  c->add_option("channel", said.listen.channels,
+                "What to listen on; of several, what is from before comes channel by channel, then all in commit order")
+      ->required()
+      ->type_name("CHANNEL");
   c->add_flag("--json", said.listen.json, "One JSON object per line: id, channel, kind, at, payload");
   auto* from = c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")
                    ->check(fits(check_given))
