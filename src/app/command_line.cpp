@@ -199,8 +199,7 @@ void add_commands(CLI::App& app, words& said) {
       ->type_name("PAYLOAD|-");
   c->add_flag("--json", said.post.json, "The payload is JSON; listeners get it embedded");
 
-  c = add_command(app, "listen",
-                  "Print the events of some channels: what is from before in the order of each channel, then all in commit order",
+  c = add_command(app, "listen", "Print the events of some channels",
                   "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
                   "  postbus listen table:public.orders --where \"status = 'open'\" --columns id,total");
   c->add_option("channel", said.listen.channels,
@@ -233,10 +232,10 @@ void add_commands(CLI::App& app, words& said) {
   c->add_option("--from", said.wait.from, from->get_description())->check(fits(check_given))->type_name("POSITION|beginning");
   c->add_flag("--json", said.wait.json, "The whole event as JSON");
 
-  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE",
+  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE, or give it other options",
                   "postbus watch orders --notify events");
   c->add_option("table", said.watch.tables, "Tables, with their schema where search_path does not have it")->required()->type_name("TABLE");
-  c->add_option("--columns", said.watch.columns, "Only these columns")->delimiter(',')->type_name("A,B,…");
+  c->add_option("--columns", said.watch.columns, "Only these columns; the key belongs to them")->delimiter(',')->type_name("A,B,…");
   c->add_option("--notify", said.watch.notify, "Also mirror the feed to this plain channel, for programs that LISTEN")
       ->check(fits(check_given))
       ->type_name("CHANNEL");
