@@ -12,10 +12,9 @@
 #include "app/commands.hpp"
 #include "app/config_file.hpp"
 #include "app/durations.hpp"
+#include "app/option_forms.hpp"
 #include "app/serve.hpp"
 #include "app/terminal.hpp"
-#include "bus/channel.hpp"
-#include "feeds/filter.hpp"
 #include "postbus/version.hpp"
 #include "postgres/data_folder.hpp"
 #include "version.hpp"
@@ -48,23 +47,43 @@ struct config_targets {
 /** CLI11's configuration files read by toml++, so that they are TOML. */
 class toml_config : public CLI::Config {
 public:
-  explicit toml_config(config_targets& targets) : targets_{targets} {}
+  toml_config(const CLI::App& app, config_targets& targets) : app_{app}, targets_{targets} {}
   std::string to_config(const CLI::App*, bool, bool, std::string) const override { return {}; }
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     auto items = parse_config(input);
     if (!items) throw CLI::FileError{items.error().text};
     std::vector<CLI::ConfigItem> out;
     for (auto& item : *items) {
-      auto* const target = item.tables.empty() && item.values.size() == 1 ? targets_.find(item.name) : nullptr;
-      if (target)
+      if (auto* const target = item.tables.empty() ? targets_.find(item.name) : nullptr) {
+        if (!item.is_text) refuse(item, fmt::format("`{}` is a text in quotes", item.name));
         *target = std::move(item.values.front());
-      else
-        out.push_back({std::move(item.tables), std::move(item.name), std::move(item.values)});
+        continue;
+      }
+      if (!knows(item))
+        refuse(item,
+               fmt::format("there is no setting `{}`{}; the settings are the options by their long names, those of serve below [serve]",
+                           item.name, item.tables.empty() ? "" : fmt::format(" below [{}]", fmt::join(item.tables, "."))));
+      out.push_back({std::move(item.tables), std::move(item.name), std::move(item.values)});
     }
     return out;
   }
 
 private:
+  bool knows(const config_item& item) const {
+    const auto* at = &app_;
+    for (const auto& table : item.tables) {
+      const auto below = at->get_subcommands([&](const CLI::App* command) { return command->get_name() == table; });
+      if (below.empty()) return false;
+      at = below.front();
+    }
+    const auto* const option = at->get_option_no_throw("--" + item.name);
+    return option != nullptr && option->get_configurable();
+  }
+  [[noreturn]] static void refuse(const config_item& item, std::string_view why) {
+    throw CLI::FileError{fmt::format("line {} of the configuration file: {}", item.line, why)};
+  }
+
+  const CLI::App& app_;
   config_targets& targets_;
 };
 
@@ -84,34 +103,8 @@ bool parse_listen(std::string_view text, serve_options& into) {
   return true;
 }
 
-CLI::Validator duration_form() {
-  return {[](std::string& text) { return parse_duration(text) ? std::string{} : text + " is no duration; it looks like 500ms, 30s or 5m"; },
-          "DURATION"};
-}
-
-CLI::Validator consumer_name() {
-  return {[](std::string& text) {
-            return bus::check_channel(text) ? std::string{} : "a consumer's name has 1 to 255 bytes and no control characters";
-          },
-          "NAME"};
-}
-
-CLI::Validator filter_given() {
-  return {[](std::string& text) {
-            const auto given = feeds::check_given(text);
-            return given ? std::string{} : given.error().text;
-          },
-          "FILTER"};
-}
-
-CLI::Validator one_or_more() {
-  return {[](std::string& text) {
-            std::int64_t value = 0;
-            const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value);
-            const bool fits = ec == std::errc{} && end == text.data() + text.size() && value > 0;
-            return fits ? std::string{} : text + " is no count; it is a whole number, 1 or more";
-          },
-          "N"};
+CLI::Validator fits(std::string (*check)(const std::string&)) {
+  return {[check](std::string& text) { return check(text); }, ""};
 }
 
 /** Everything the command line can say. Lives until the command has run: the options write into it. */
@@ -148,11 +141,13 @@ void add_serve(CLI::App& app, words& said) {
                         "postbus serve                                  # a private PostgreSQL, http://127.0.0.1:7432\n"
                         "  postbus --db postgresql://app@db/shop serve --tokens tokens.toml --listen 0.0.0.0:7432 --behind-proxy");
   auto* listen = c->add_option("--listen", said.serve_listen, "Address and port to listen on (127.0.0.1:7432)")->type_name("ADDR:PORT");
-  c->add_option("--port", said.serve.port, "Port alone; 0 takes a free one and prints it")->excludes(listen);
+  c->add_option("--port", said.serve.port, "Port alone; 0 takes a free one and prints it")->check(fits(check_port))->excludes(listen);
   c->add_option("--tokens", said.serve.tokens_file, "TOML file of access tokens, read again on SIGHUP; needed beyond loopback")
+      ->check(fits(check_given))
       ->type_name("FILE");
-  auto* certificate = c->add_option("--tls-cert", said.serve.tls_certificate, "Certificate chain (PEM)")->type_name("FILE");
-  auto* key = c->add_option("--tls-key", said.serve.tls_key, "Its private key (PEM)")->type_name("FILE");
+  auto* certificate =
+      c->add_option("--tls-cert", said.serve.tls_certificate, "Certificate chain (PEM)")->check(fits(check_given))->type_name("FILE");
+  auto* key = c->add_option("--tls-key", said.serve.tls_key, "Its private key (PEM)")->check(fits(check_given))->type_name("FILE");
   certificate->needs(key);
   key->needs(certificate);
   c->add_flag("--behind-proxy", said.serve.behind_proxy, "A proxy in front ends TLS")->excludes(certificate);
@@ -207,32 +202,42 @@ void add_commands(CLI::App& app, words& said) {
   c = add_command(app, "listen", "Print the events of some channels",
                   "postbus listen orders table:public.invoices\n  postbus listen orders --json --resume orders.position >>orders.log\n"
                   "  postbus listen table:public.orders --where \"status = 'open'\" --columns id,total");
-  c->add_option("channel", said.listen.channels, "What to listen on")->required()->type_name("CHANNEL");
+  c->add_option("channel", said.listen.channels,
+                "What to listen on; of several, what is from before comes channel by channel, then all in commit order")
+      ->required()
+      ->type_name("CHANNEL");
   c->add_flag("--json", said.listen.json, "One JSON object per line: id, channel, kind, at, payload");
-  auto* from =
-      c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")->type_name("POSITION|beginning");
-  auto* resume = c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")->type_name("FILE");
-  auto* where = c->add_option("--where", said.listen.where, "Of tables: only rows that match")->check(filter_given())->type_name("FILTER");
+  auto* from = c->add_option("--from", said.listen.from, "Start after this position, or at the oldest event kept")
+                   ->check(fits(check_given))
+                   ->type_name("POSITION|beginning");
+  auto* resume = c->add_option("--resume", said.listen.resume_file, "Go on where the last run with this file stopped")
+                     ->check(fits(check_given))
+                     ->type_name("FILE");
+  auto* where =
+      c->add_option("--where", said.listen.where, "Of tables: only rows that match")->check(fits(check_filter))->type_name("FILTER");
   auto* columns = c->add_option("--columns", said.listen.columns, "Of tables: only these columns")->delimiter(',')->type_name("A,B,…");
   auto* maybe = c->add_flag("--maybe", said.listen.maybe, "Of tables: take also what cannot be known for sure, marked as such");
   auto* snapshot = c->add_flag("--snapshot", said.listen.snapshot, "Of tables: the rows first, then `live`, then every change after them");
   auto* consumer = c->add_option("--consumer", said.listen.consumer, "Of streams: go on after what this consumer has printed before")
-                       ->check(consumer_name())
+                       ->check(fits(check_consumer))
                        ->type_name("NAME");
   for (auto* const other : {from, resume, where, columns, maybe, snapshot}) consumer->excludes(other);
-  c->add_option("--count", said.listen.count, "End after so many events")->check(CLI::PositiveNumber)->type_name("N");
+  c->add_option("--count", said.listen.count, "End after so many events")->check(fits(check_count))->type_name("N");
 
   c = add_command(app, "wait", "Wait for one message, print its payload and end", "postbus wait deployed --timeout 5m && ./smoke-test");
   c->add_option("channel", said.wait.channel, "What to wait for")->required()->type_name("CHANNEL");
-  c->add_option("--timeout", said.wait_timeout, "End with status 4 after this long (for ever)")->check(duration_form());
-  c->add_option("--from", said.wait.from, from->get_description())->type_name("POSITION|beginning");
+  c->add_option("--timeout", said.wait_timeout, "End with status 4 after this long (for ever)")
+      ->check(fits(check_duration))
+      ->type_name("DURATION");
+  c->add_option("--from", said.wait.from, from->get_description())->check(fits(check_given))->type_name("POSITION|beginning");
   c->add_flag("--json", said.wait.json, "The whole event as JSON");
 
-  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE",
+  c = add_command(app, "watch", "Start the feed of a table's changes, on channel table:SCHEMA.TABLE, or give it other options",
                   "postbus watch orders --notify events");
   c->add_option("table", said.watch.tables, "Tables, with their schema where search_path does not have it")->required()->type_name("TABLE");
-  c->add_option("--columns", said.watch.columns, "Only these columns")->delimiter(',')->type_name("A,B,…");
+  c->add_option("--columns", said.watch.columns, "Only these columns; the key belongs to them")->delimiter(',')->type_name("A,B,…");
   c->add_option("--notify", said.watch.notify, "Also mirror the feed to this plain channel, for programs that LISTEN")
+      ->check(fits(check_given))
       ->type_name("CHANNEL");
   c->add_option("--rls", said.watch.rls, "A table with row-level security: refuse, or ignore its policies")
       ->check(CLI::IsMember({"refuse", "ignore"}))
@@ -251,11 +256,11 @@ void add_commands(CLI::App& app, words& said) {
       ->check(CLI::IsMember({"create", "list", "drop"}))
       ->type_name("create|list|drop");
   c->add_option("channel", said.stream.channel, "The channel")->type_name("CHANNEL");
-  c->add_option("--keep", said.stream.keep, "How long messages are kept (7 days)")->type_name("INTERVAL");
+  c->add_option("--keep", said.stream.keep, "How long messages are kept (7 days)")->check(fits(check_given))->type_name("INTERVAL");
   c->add_option("--max-bytes", said.stream.max_bytes, "How many bytes of them (1GiB)")
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE");
-  c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(one_or_more())->type_name("N");
+  c->add_option("--max-count", said.stream.max_count, "How many of them (any number)")->check(fits(check_count))->type_name("N");
   c->add_flag("--json", said.stream.json, "One JSON object per line");
 
   c = add_command(app, "status", "Show a gateway's channels, listeners, lag and slot", "postbus status --json | jq .lag_ms");
@@ -311,7 +316,8 @@ int run_serve(words& said) {
   options.slot = slot_of(said.serve_slot);
   options.window.age = std::chrono::seconds{said.serve_window};
   if (!said.serve_listen.empty() && !parse_listen(said.serve_listen, options))
-    return tell(exit_usage, fmt::format("--listen {}: it looks like 127.0.0.1:7432 or [::1]:7432", said.serve_listen));
+    return tell(exit_usage,
+                fmt::format("--listen {}: it looks like 127.0.0.1:7432 or [::1]:7432, and a port is at most 65535", said.serve_listen));
   return serve(options);
 }
 
@@ -337,6 +343,25 @@ int run_command(std::string_view name, words& said) {
   return psql(said.at, said.psql);
 }
 
+/** What a command line that makes no sense is answered. */
+std::string explain(const CLI::App& app, const CLI::ParseError& wrong) {
+  const auto& commands = app.get_subcommands();
+  const auto left = app.remaining(true);
+  const auto unknown = left.empty() ? std::string{} : visible(left.front());
+  const bool is_option = unknown.starts_with('-');
+  if (commands.empty())  // CLI11 says that a command is missing, where it did not know the one that was given
+    return fmt::format("{}\nTry `postbus --help`.", unknown.empty()
+                                                        ? std::string{wrong.what()}
+                                                        : fmt::format("there is no {} '{}'", is_option ? "option" : "command", unknown));
+  const auto name = commands.front()->get_name();
+  std::string what = wrong.what();
+  if (is_option && wrong.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+    what = fmt::format("`postbus {}` has no option '{}'", name, unknown);
+    if (name == "post") what += fmt::format("; a payload that begins with - stands behind --: postbus post CHANNEL -- '{}'", unknown);
+  }
+  return fmt::format("{}\nTry `postbus {} --help`.", what, name);
+}
+
 }  // namespace
 
 int run(int argc, char** argv) {
@@ -353,11 +378,14 @@ int run(int argc, char** argv) {
   app.add_option("--db-direct", said.at.database_direct, "The same past a transaction pooler, for replication and LISTEN")
       ->type_name("URL");
   app.add_option("--url", said.at.gateway, "A gateway (POSTBUS_URL); its token comes from POSTBUS_TOKEN")->type_name("URL");
-  app.add_option("--ca-file", said.at.ca_file, "Certificates to trust for https (PEM)")->type_name("FILE");
+  app.add_option("--ca-file", said.at.ca_file, "Certificates to trust for https (PEM)")->check(fits(check_given))->type_name("FILE");
   app.add_option("--data", said.at.data, "Data folder of the serve to attach to when nothing is named")->type_name("DIR");
   app.set_config("--config", "", "TOML file: these options by their long names, those of serve below [serve], and token")
+      ->check([](const std::string& path) {
+        return std::filesystem::is_regular_file(path) ? std::string{} : fmt::format("there is no file {}", path);
+      })
       ->type_name("FILE");
-  app.config_formatter(std::make_shared<toml_config>(said.config));
+  app.config_formatter(std::make_shared<toml_config>(app, said.config));
   app.allow_config_extras(false);
   app.footer(
       "`postbus COMMAND --help` shows a command's options and an example.\n"
@@ -369,15 +397,10 @@ int run(int argc, char** argv) {
     return run_command(app.get_subcommands().front()->get_name(), said);
   } catch (const CLI::Success& asked) {
     return app.exit(asked);  // --help, --version
+  } catch (const CLI::FileError& wrong) {
+    return tell(exit_usage, wrong.what());
   } catch (const CLI::ParseError& wrong) {
-    const auto& commands = app.get_subcommands();
-    if (!commands.empty()) return tell(exit_usage, fmt::format("{}\nTry `postbus {} --help`.", wrong.what(), commands.front()->get_name()));
-    // CLI11 says that a command is missing, where it did not know the one that was given.
-    const auto unknown = app.remaining();
-    const auto what = unknown.empty() ? std::string{wrong.what()}
-                                      : fmt::format("there is no {} '{}'", unknown.front().starts_with('-') ? "option" : "command",
-                                                    visible(unknown.front()));
-    return tell(exit_usage, what + "\nTry `postbus --help`.");
+    return tell(exit_usage, explain(app, wrong));
   } catch (const std::invalid_argument& wrong) {
     return tell(exit_usage, wrong.what());
   }

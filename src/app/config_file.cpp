@@ -26,7 +26,7 @@ result<> collect(const toml::table& from, std::vector<std::string>& path, std::v
       path.pop_back();
       continue;
     }
-    config_item item{path, name, {}};
+    config_item item{.tables = path, .name = name, .values = {}, .is_text = node.is_string(), .line = node.source().begin.line};
     if (const auto* list = node.as_array()) {
       for (const auto& element : *list) {
         auto value = scalar(element);

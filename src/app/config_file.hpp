@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <istream>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@ struct config_item {
   std::vector<std::string> tables;
   std::string name;
   std::vector<std::string> values;
+  bool is_text{};  ///< one value, in quotes
+  std::size_t line{};
 };
 
 /** All settings of a TOML document, in no order. errc::invalid_argument with the line for anything that is not TOML, or holds what no option can be. */

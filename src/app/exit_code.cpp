@@ -21,7 +21,8 @@ exit_code status_of(errc code) {
 }
 
 exit_code tell(const error& why) {
-  const auto code = tell(status_of(why.code), why.text);
+  const std::string_view hint = why.code == errc::unauthorised ? "; commands take it from POSTBUS_TOKEN" : "";
+  const auto code = tell(status_of(why.code), fmt::format("{}{}", why.text, hint));
   // What Postbus's own SQL says stands in the text already.
   if (!why.detail.empty() && !postgres::raised_by_us(postgres::sqlstate(why))) fmt::print(stderr, "  {}\n", why.detail);
   return code;

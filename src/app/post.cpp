@@ -36,14 +36,16 @@ std::string array_text(const batch& payloads) {
   return out += '}';
 }
 
-result<> check_payload(std::string_view payload) {
+result<> check_payload(std::string_view payload, bool json) {
   if (!is_utf8(payload)) return error{errc::unsupported_media, "it is not UTF-8: encode binary data (base64, say) before posting it"};
   if (payload.find('\0') != std::string_view::npos)
     return error{errc::unsupported_media, "it holds a NUL byte, which PostgreSQL's text cannot"};
+  if (json && !is_json(payload))
+    return error{errc::invalid_argument, R"(it is not JSON: a text is written "in quotes", or posted without --json)"};
   return {};
 }
 
-result<> post_lines(const poster& send) {
+result<> post_lines(const poster& send, bool json) {
   line_reader in{STDIN_FILENO};
   progress_line progress;
   std::size_t done = 0;
@@ -69,7 +71,7 @@ result<> post_lines(const poster& send) {
       if (!line) return line.error();
       return {};
     }
-    if (const auto fine = check_payload(**line); !fine) {
+    if (const auto fine = check_payload(**line, json); !fine) {
       if (const auto sent = flush(); !sent) return sent;
       return error{fine.error().code,
                    fmt::format("{} lines posted; line {} and those after it not: {}", done, done + 1, fine.error().text)};
@@ -83,10 +85,10 @@ result<> post_lines(const poster& send) {
 
 int post_all(const post_options& options, const poster& send) {
   if (options.lines) {
-    const auto sent = post_lines(send);
+    const auto sent = post_lines(send, options.json);
     return sent ? exit_ok : tell(sent.error());
   }
-  if (const auto fine = check_payload(options.payload); !fine)
+  if (const auto fine = check_payload(options.payload, options.json); !fine)
     return tell(error{fine.error().code, "the payload cannot be posted: " + fine.error().text});
   std::size_t posted = 0;
   const auto sent = send({options.payload}, posted);

@@ -219,13 +219,13 @@ result<> run(const serve_options& options) {
   asked.demo = options.demo;
   if (!options.tokens_file.empty()) {
     auto tokens = gateway::token_set::load(options.tokens_file);
-    if (!tokens) return tokens.error();
+    if (!tokens) return error{errc::io, tokens.error().text, tokens.error().detail};  // a file that is wrong is no wrong command line
     asked.tokens = *tokens;
     asked.origins.tokens = true;
   }
   if (!options.tls_certificate.empty()) {
     auto tls = gateway::tls_context::load(options.tls_certificate, options.tls_key);
-    if (!tls) return tls.error();
+    if (!tls) return error{errc::io, tls.error().text, tls.error().detail};
     asked.tls = *tls;
   }
   using scheme = gateway::origin_policy::scheme;

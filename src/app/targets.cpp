@@ -32,6 +32,6 @@ exit_code tell_unattached(const error& why) {
   return tell(why);
 }
 
-exit_code tell(const request_error& why) { return tell(status_of(remote::parse_errc(why.code())), why.what()); }
+exit_code tell(const request_error& why) { return tell(error{remote::parse_errc(why.code()), why.what()}); }
 
 }  // namespace postbus::app

@@ -97,7 +97,11 @@ result<> resume_file::save(const channel_positions& positions) const {
   const auto next = path_ + ".new";
   {
     const descriptor file{::open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
-    if (!file) return failed("write", next, errno);
+    if (!file) {
+      auto why = failed("write", next, errno);
+      why.text += "; the position is kept beside the file in its folder, which must be there and writable";
+      return why;
+    }
     const auto text = format_resume(positions);
     for (std::size_t written = 0; written < text.size();) {
       const auto put = ::write(file.get(), text.data() + written, text.size() - written);

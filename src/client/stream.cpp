@@ -51,7 +51,10 @@ waited wait_for(int fd, short events, const wakeup* wake, steady::time_point dea
   }
 }
 
-error from_errno(std::string_view what, int reason) { return error{errc::io, fmt::format("{}: {}", what, std::strerror(reason))}; }
+error from_errno(std::string_view what, int reason) {
+  const auto* const hint = reason == ECONNREFUSED ? "; no gateway runs there (`postbus serve` starts one)" : "";
+  return error{errc::io, fmt::format("{}: {}{}", what, std::strerror(reason), hint)};
+}
 error stopped() { return error{errc::io, "stopped"}; }
 
 error from_tls(std::string_view what, SSL* session) {
@@ -59,6 +62,8 @@ error from_tls(std::string_view what, SSL* session) {
     return error{errc::io, fmt::format("{}: the gateway's certificate is not trusted: {}", what, X509_verify_cert_error_string(verdict))};
   const auto code = ERR_peek_error();
   ERR_clear_error();
+  if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_WRONG_VERSION_NUMBER)
+    return error{errc::io, fmt::format("{}: it does not speak TLS there; is it http:// instead of https://?", what)};
   const char* reason = code != 0 ? ERR_reason_error_string(code) : nullptr;
   return error{errc::io, fmt::format("{}: TLS failed{}{}", what, reason ? ": " : "", reason ? reason : "")};
 }

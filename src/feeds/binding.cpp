@@ -179,7 +179,8 @@ asio::awaitable<result<view::parts>> bind_view(postgres::connection& session, st
       co_return error{errc::invalid_argument, "`columns` names at least one column, or is left out for all of them"};
     for (const auto& name : *asked.columns) {
       const auto c = std::ranges::find(t.columns, name, &column_facts::name);
-      if (c == t.columns.end() || c->hidden) co_return error{errc::invalid_argument, fmt::format("the feed has no column {}", name)};
+      if (c == t.columns.end() || c->hidden)
+        co_return error{errc::invalid_argument, fmt::format("the feed has no column {}; it has: {}", name, names_of(t.columns))};
     }
     std::ranges::sort(*asked.columns);
     asked.columns->erase(std::ranges::unique(*asked.columns).begin(), asked.columns->end());

@@ -54,6 +54,9 @@ struct column_facts {
   std::shared_ptr<const std::vector<std::string>> labels{};  ///< of an enumeration, in order
 };
 
+/** The names of those that a feed shows, for people. */
+std::string names_of(std::span<const column_facts> columns);
+
 /**
  * A filter whose names are columns and whose literals are values: it judges rows as PostgreSQL would, and can be written
  * as SQL that PostgreSQL judges alike. Immutable; any thread.

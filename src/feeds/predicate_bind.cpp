@@ -28,14 +28,14 @@ std::string_view spelling(comparison how) {
   return "";
 }
 
+}  // namespace
+
 std::string names_of(std::span<const column_facts> columns) {
   std::string all;
   for (const auto& c : columns)
     if (!c.hidden) all += (all.empty() ? "" : ", ") + c.name;
   return all;
 }
-
-}  // namespace
 
 class predicate_binder {
 public:

@@ -13,12 +13,16 @@ namespace {
 constexpr std::string_view no_token =
     "this needs a token: send `Authorization: Bearer TOKEN`, or ?access_token=TOKEN where headers cannot be set";
 
+constexpr std::string_view other_token = "this gateway does not know the token: it is wrong, or was revoked";
+
 error denied(error why) {
   metrics::add(metrics::counter::requests_denied);
   return why;
 }
 
 }  // namespace
+
+error unauthorised(bool shown) { return {errc::unauthorised, std::string{shown ? other_token : no_token}}; }
 
 bool permits(loop& home, const identity* who, right what, std::string_view name) {
   const auto tokens = home.shared().tokens.load();
@@ -47,7 +51,7 @@ result<> authorise(loop& home, const identity* who, right what, std::string_view
   const auto tokens = home.shared().tokens.load();
   if (!tokens) return {};
   const auto* const mine = who == nullptr ? nullptr : tokens->find(who->digest);
-  if (mine == nullptr) return denied({errc::unauthorised, std::string{no_token}});
+  if (mine == nullptr) return denied(unauthorised(who != nullptr));
   if (mine->may(what, name)) return {};
   constexpr std::string_view words[] = {"listen to", "post to", "work on", "read"};
   return denied(
@@ -58,7 +62,7 @@ result<> authorise_admin(loop& home, const identity* who) {
   const auto tokens = home.shared().tokens.load();
   if (!tokens) return {};
   const auto* const mine = who == nullptr ? nullptr : tokens->find(who->digest);
-  if (mine == nullptr) return denied({errc::unauthorised, std::string{no_token}});
+  if (mine == nullptr) return denied(unauthorised(who != nullptr));
   if (!mine->admin) return denied({errc::forbidden, "this needs a token with admin = true"});
   return {};
 }

@@ -5,6 +5,7 @@
 #include "base/error_format.hpp"
 #include "base/log.hpp"
 #include "base/metrics.hpp"
+#include "gateway/problem.hpp"
 
 namespace postbus::gateway {
 namespace {
@@ -14,6 +15,14 @@ constexpr std::size_t noticeable_lag = 1u << 20;
 /** Bytes of a snapshot's rows that are made ready for the socket in one go. */
 constexpr std::size_t rows_at_once = 256 * 1024;
 constexpr int portions_a_turn = 4;
+
+/** The line that tells an EventSource when to come back: jittered, so that a restart is not answered by all at once. */
+void append_sse_retry(std::string& out) {
+  thread_local std::minstd_rand random{std::random_device{}()};
+  out += "retry: ";
+  out += std::to_string(500 + random() % 2500);
+  out += "\n\n";
+}
 
 }  // namespace
 
@@ -288,11 +297,14 @@ void websocket_channel::on_timer() {
 sse_channel::sse_channel(loop& home, socket&& s, std::unique_ptr<identity> who, listen_request asked, form f, std::string head)
     : channel_session{home, std::move(s), std::move(who), std::move(asked), f}, head_{std::move(head)} {}
 
-void append_sse_retry(std::string& out) {
-  thread_local std::minstd_rand random{std::random_device{}()};
-  out += "retry: ";
-  out += std::to_string(500 + random() % 2500);
-  out += "\n\n";
+void append_sse_ending(std::string& out, const error& why) {
+  const bool retry = traits(why.code).retry;
+  if (!retry || why.code == errc::table_changed) {
+    out += "event: problem\ndata: ";
+    append_problem(out, why);
+    out += "\n\n";
+  }
+  if (retry) append_sse_retry(out);
 }
 
 std::string stream_head(std::string_view content_type, std::string_view extra) {
@@ -318,9 +330,7 @@ void sse_channel::append_opening(std::string& out, const bus::position& at) {
   out += "\n\n";
 }
 
-void sse_channel::append_ending(std::string& out, errc why, std::string_view) {
-  if (traits(why).retry) append_sse_retry(out);
-}
+void sse_channel::append_ending(std::string& out, errc why, std::string_view text) { append_sse_ending(out, {why, std::string{text}}); }
 
 void sse_channel::on_timer() {
   if (closing()) return close_if_stalled();

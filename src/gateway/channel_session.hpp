@@ -95,8 +95,8 @@ private:
   std::string head_;  // of the response; gone once sent
 };
 
-/** The line that tells an EventSource when to come back: jittered, so that a restart is not answered by all at once. */
-void append_sse_retry(std::string& out);
+/** What stands behind the last event: the reason, where it is more than that the gateway wants it so, and when to come back. */
+void append_sse_ending(std::string& out, const error& why);
 /** Head of a streaming response, up to the empty line; `extra` are whole header lines. */
 std::string stream_head(std::string_view content_type, std::string_view extra);
 

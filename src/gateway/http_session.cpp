@@ -163,6 +163,7 @@ void http_session::act() {
 
 void http_session::identify() {
   set_identity(nullptr);
+  token_shown_ = false;
   const auto tokens = home().shared().tokens.load();
   if (!tokens) return;
   std::string_view presented;
@@ -173,7 +174,8 @@ void http_session::identify() {
     presented = header->substr(scheme.size());
   else if (const auto parameter = target_->one("access_token"); parameter && *parameter)
     presented = **parameter;
-  if (presented.empty()) return;
+  token_shown_ = !presented.empty();
+  if (!token_shown_) return;
   if (const auto* const known = tokens->find(presented)) set_identity(std::make_unique<identity>(known->digest, known->name));
 }
 
@@ -231,7 +233,7 @@ void http_session::flush() {
 void http_session::fail(const error& why) {
   if (!why.detail.empty()) log::info("gateway", "{}: {}", traits(why.code).name, why);
   response answer{.status = traits(why.code).http_status, .content_type = problem_media_type};
-  append_problem(answer.body, why);
+  append_problem(answer.body, why.code == errc::unauthorised ? unauthorised(token_shown_) : why);
   if (why.code == errc::unauthorised) answer.headers = "WWW-Authenticate: Bearer\r\n";
   if (why.code == errc::unavailable || why.code == errc::draining || why.code == errc::too_many) answer.headers = "Retry-After: 1\r\n";
   respond(std::move(answer));

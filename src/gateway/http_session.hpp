@@ -101,6 +101,7 @@ private:
   state state_{state::handshaking};
   bool last_{};  // the connection ends with this answer
   bool head_only_{};
+  bool token_shown_{};  ///< known or not
   body_share body_;
   bool in_body_{};
   std::unique_ptr<http_parser> parser_;

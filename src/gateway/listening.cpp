@@ -163,9 +163,9 @@ result<> check_consumer(std::string_view channel, std::string_view consumer) {
   if (!bus::check_channel(consumer))  // the same rule as postbus.ack's
     return error{errc::invalid_argument, "a consumer's name has 1 to 255 bytes and no control characters"};
   if (bus::is_reserved(channel))
-    return error{
-        errc::invalid_argument,
-        "a consumer's place is kept of streams, and this channel is none: remember the position of the last event and resume after it"};
+    return error{errc::not_found,
+                 "the channel '" + std::string{channel} +
+                     "' is not a stream, which a consumer needs; remember the position of the last event and resume after it"};
   return {};
 }
 

@@ -312,9 +312,7 @@ void many_over_websocket(http_session& s) {
     return s.fail(accepted.error());
   }
   // Each operation is checked against the token's grants; without any token there is nothing it could do.
-  if (s.home().shared().tokens.load() && s.who() == nullptr)
-    return s.fail(
-        {errc::unauthorised, "this needs a token: send `Authorization: Bearer TOKEN`, or ?access_token=TOKEN where headers cannot be set"});
+  if (s.home().shared().tokens.load() && s.who() == nullptr) return s.fail(unauthorised(false));
   std::string head;
   append_upgrade_response(head, *accepted, true);
   s.before_upgrade(std::move(head));

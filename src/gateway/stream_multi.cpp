@@ -211,7 +211,7 @@ void stream_multi::append_event(std::string& out, const bus::event_ref& e, const
 
 void stream_multi::append_ending(std::string& out, errc why) {
   open({home().shared().hub.head().epoch, 0, 0});  // where it ends before a table has been read
-  if (form_ != form::lines && traits(why).retry) append_sse_retry(out);
+  if (form_ != form::lines) append_sse_ending(out, {why, std::string{traits(why).meaning}});
 }
 
 }  // namespace postbus::gateway

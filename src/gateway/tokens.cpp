@@ -6,6 +6,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -182,7 +183,10 @@ bool token::may_some(right what, std::string_view prefix) const {
 result<std::shared_ptr<const token_set>> token_set::load(const std::filesystem::path& file) {
   std::ifstream in{file, std::ios::binary};
   std::ostringstream text;
-  if (!in || !(text << in.rdbuf())) return error{errc::io, fmt::format("the tokens file {} cannot be read", file.string())};
+  if (!in || !(text << in.rdbuf()))
+    return error{errc::io, fmt::format("the tokens file {} cannot be read: {}; it holds one [[token]] table for each token "
+                                       "(docs/protocol.md, \"Who may call\")",
+                                       file.string(), std::strerror(errno))};
   return parse(text.view(), file.string());
 }
 

@@ -58,6 +58,8 @@ error for_client(error e) {
     e.code = errc::unsupported;
   else if (s == "PB013")
     e.code = errc::not_watched;
+  else if (s == "PB030")
+    e.code = errc::not_found;
   else if (s.starts_with("PB") || s == "22023")
     e.code = errc::invalid_argument;
   else if (s == "22021")

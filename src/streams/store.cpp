@@ -159,7 +159,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     auto to = std::min(gap_to, before);
     if (to < told) to = told;
     made->add(channel, bus::kind::gap, bus::payload_form::json, gap_payload(told, to), to, now_micros());
-    metrics::add(metrics::counter::gaps_history);
+    metrics::add(metrics::counter::gaps_expired);
     gone = false;
   };
   const auto just_before = [](bus::position at) {
@@ -198,7 +198,9 @@ asio::awaitable<result<bus::start>> store::consumer_start(std::string channel, s
   auto found = co_await ask(embedded_sql::find("statements/streams/consumer.sql"), parameters);
   if (!found) co_return found.error();
   if (found->size() == 0)
-    co_return error{errc::not_found, "this channel is not a stream, which a consumer needs: postbus stream create CHANNEL"};
+    co_return error{errc::not_found,
+                    fmt::format("the channel '{}' is not a stream, which a consumer needs; select postbus.create_stream({})", channel,
+                                postgres::quote_literal(channel))};
   const auto place = found->get(0, 1);
   if (!place) co_return bus::start{bus::from_beginning{}};
   if (number<std::uint32_t>(found->text(0, 0)) != complete->epoch)

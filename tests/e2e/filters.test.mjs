@@ -56,13 +56,14 @@ test('long poll: wait, columns, and what is refused', async () => {
   assert.match(inexact[2], /create unique index postbus_identity_2_plain on public.plain \(id, status\); alter table public.plain replica identity using index postbus_identity_2_plain/);
   assert.deepEqual((await refused('o?where=id%20%3D')).slice(0, 2), [400, 'invalid_argument']);
   assert.match((await refused('o?where=id%20%3D%20%27x%27'))[2], /takes 'x' for no value of integer/);
-  assert.match((await refused('o?columns=nowhere'))[2], /no column nowhere/);
+  assert.match((await refused('o?columns=nowhere'))[2], /no column nowhere; it has: id, status, total, note/);
 });
 
-test('WebSocket: schema events; a renamed column ends the view with its reason', async () => {
+test('WebSocket, server-sent events: schema events; a renamed column ends the view with its reason', async () => {
   await here.sql("create table w(id int primary key, a int); alter table w replica identity full; select postbus.watch('w')");
   const socket = await here.gateway.socket('/v1/tables/w?where=a%20%3D%201');
   const plain = await here.gateway.socket('/v1/tables/w');
+  const stream = await here.gateway.stream('/v1/tables/w?where=a%20%3D%201');
   here.psql('insert into w values (1, 1), (2, 2); alter table w add b int; insert into w values (3, 1, 3)');
   await until('both rows and the schema', () => socket.events.length >= 3);
   assert.deepEqual(socket.events.map((e) => e.kind), ['insert', 'insert', 'schema']);
@@ -71,6 +72,10 @@ test('WebSocket: schema events; a renamed column ends the view with its reason',
   const { code, reason } = await socket.closed;
   assert.equal(code, 4400);
   assert.match(reason, /no column a/);
+  await until('server-sent events end as well', () => stream.events.at(-1)?.event === 'problem');
+  const problem = JSON.parse(stream.events.at(-1).data);
+  assert.deepEqual([problem.code, problem.retry], ['conflict', false]);
+  assert.match(problem.detail, /no column a/);
   await until('the feed goes on', () => plain.events.some((e) => e.payload.data?.id === 4));
   assert.equal(plain.events.filter((e) => e.kind === 'schema').length, 2);
   await plain.close();

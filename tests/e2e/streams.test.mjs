@@ -117,7 +117,11 @@ test('a named consumer goes on where it acknowledged, by every door', async () =
   // An earlier position changes nothing; a channel that is no stream has no consumers.
   here.psql(`select postbus.ack('jobs', 'billing', '${jobs[0].id}')`);
   assert.equal(here.psql("select position from postbus.consumers where channel = 'jobs'"), poll.events[2].id);
-  assert.equal((await here.gateway.get('/v1/channels/ephemeral?consumer=billing')).status, 404);
+  const poster = (path) => here.gateway.request('POST', path);
+  for (const none of [await here.gateway.get('/v1/channels/ephemeral?consumer=billing'), await poster(`/v1/channels/ephemeral/ack?consumer=billing&position=${jobs[0].id}`)]) {
+    assert.equal(none.status, 404);
+    assert.match(JSON.parse(none.body).detail, /'ephemeral' is not a stream.*select postbus\.create_stream\('ephemeral'\)/);
+  }
   assert.equal((await here.gateway.get(`/v1/channels/jobs?consumer=billing&after=${jobs[0].id}`)).status, 400);
 });
 
@@ -152,8 +156,8 @@ test('a consumer is of a stream: with a filter, a snapshot or a feed it is refus
   here.psql("create table orders(id int primary key); select postbus.watch('orders'); select postbus.create_stream('of streams')");
   for (const path of ['/v1/tables/orders?consumer=c', '/v1/tables/orders?consumer=c&where=id=1', '/v1/tables/orders?consumer=c&snapshot=true', '/v1/channels/table:public.orders?consumer=c']) {
     const refused = await here.gateway.get(path);
-    assert.equal(refused.status, 400, path);
-    assert.match(refused.body, /consumer/);
+    assert.equal(refused.status, 404, path);
+    assert.match(refused.body, /'table:public.orders' is not a stream/);
   }
   for (const name of ['', '%0a', '%C2%85', 'x'.repeat(256)])
     assert.equal((await here.gateway.get(`/v1/channels/of%20streams?consumer=${name}`)).status, 400, name);
@@ -168,7 +172,7 @@ test('a consumer is of a stream: with a filter, a snapshot or a feed it is refus
   const position = '00000001-0000000000000001-00000000';
   ws.send({ id: 3, op: 'ack', channel: 'table:public.orders', consumer: 'c', position });
   const acked = await here.gateway.request('POST', `/v1/channels/table:public.orders/ack?consumer=c&position=${position}`);
-  assert.equal(acked.status, 400);
+  assert.equal(acked.status, 404);
   for (const { detail } of [JSON.parse(acked.body), (await ws.event('refused', (e) => e.id === 3)).error]) {
     assert.match(detail, /resume after it/);
     assert.doesNotMatch(detail, /create/);
@@ -295,6 +299,7 @@ test('one who was away for longer than the stream keeps is told of the gap', asy
     assert.equal(late.events[0].payload.reason, 'expired');
     const rest = late.events.slice(1).map((e) => e.payload);
     assert.deepEqual(rest, numbers(41 - rest.length, 40));
+    assert.match((await gateway.get('/metrics')).body, /postbus_gaps_total\{reason="expired"\} 1\n/);
     await late.close();
   } finally {
     await gateway.stop();
@@ -353,13 +358,17 @@ test('the command line makes streams, lists them, and a consumer prints each mes
   }
   const listed = postbus('stream', 'list', '--json').stdout.trim().split('\n').map((line) => JSON.parse(line));
   assert.ok(listed.some((s) => s.channel === 'log' && s.past_bytes === false));
+  const state = () => postbus('stream', 'list').stdout.split('\n').find((line) => line.startsWith('log '));
+  assert.match(state(), /within its bounds/);
+  assert.equal(postbus('stream', 'create', 'log', '--keep', '2 hours', '--max-count', '9').status, 0);
+  assert.match(state(), /past its bound in messages/);
   assert.equal(postbus('listen', 'log', '--consumer', 'etl', '--from', 'beginning').status, 2);
   assert.equal(postbus('stream', 'create').status, 2);
   for (const name of ['table:public.orders', 'a\nb', 'x'.repeat(300)]) assert.equal(postbus('stream', 'create', name).status, 2, name);
   for (const name of ['', 'a\nb', 'x'.repeat(256)]) assert.equal(postbus('listen', 'log', '--consumer', name).status, 2, name);
   const none = postbus('stream', 'create', 'log', '--max-count', '0');
   assert.equal(none.status, 2);
-  assert.match(none.stderr, /whole number, 1 or more/);
+  assert.match(none.stderr, /0 is no count; it is a whole number from 1/);
   assert.equal(postbus('stream', 'drop', 'log').status, 0);
   assert.equal(postbus('stream', 'drop', 'log').status, 1);
   assert.equal(postbus('listen', 'log', '--consumer', 'etl').status, 1);

@@ -343,7 +343,10 @@ TEST_F(command_line_gateway, tokens_decide_and_a_refusal_ends_the_command) {
   start({"--tokens", tokens});
   const auto none = run({"listen", "orders"});
   EXPECT_EQ(none.status, 1);
-  EXPECT_THAT(none.err, HasSubstr("token"));
+  EXPECT_THAT(none.err, testing::AllOf(HasSubstr("this needs a token"), HasSubstr("POSTBUS_TOKEN")));
+  for (const program::words& command : {program::words{"listen", "orders"}, {"post", "orders", "x"}, {"status"}})
+    EXPECT_EQ(run_program(command, {{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "other"}}).err,
+              "postbus: this gateway does not know the token: it is wrong, or was revoked; commands take it from POSTBUS_TOKEN\n");
   const program::environment sesame{{"POSTBUS_URL", url}, {"POSTBUS_TOKEN", "sesame"}};
   const auto narrow = run_program({"listen", "orders", "invoices"}, sesame);
   EXPECT_EQ(narrow.status, 1);
@@ -365,7 +368,8 @@ TEST_F(command_line_gateway, wrong_gateways_and_positions_are_told_apart) {
   EXPECT_EQ(run({"watch", "orders"}).status, 3);  // a gateway alone does not say where the database is
   const auto no_gateway = run_program({"--url", "http://127.0.0.1:1", "status"});
   EXPECT_EQ(no_gateway.status, 1);
-  EXPECT_THAT(no_gateway.err, HasSubstr("cannot reach http://127.0.0.1:1"));
+  EXPECT_THAT(no_gateway.err, testing::AllOf(HasSubstr("cannot reach http://127.0.0.1:1"), HasSubstr("`postbus serve` starts one")));
+  EXPECT_THAT(run_program({"--url", "https" + url.substr(4), "status"}).err, HasSubstr("is it http:// instead of https://?"));
 }
 
 TEST(command_line_embedded, commands_find_the_serve_of_a_data_folder) {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -152,6 +153,17 @@ TEST_F(command_line_sql, what_our_own_sql_refuses_is_told_once) {
   EXPECT_EQ(refused.err, "postbus: keep is an interval of a second or more; keep => '7 days'\n");
 }
 
+TEST_F(command_line_sql, what_PostgreSQL_would_refuse_is_told_in_our_own_words) {
+  const auto broken = on(db, {"post", "orders", "--json", "{bad"});
+  EXPECT_EQ(broken.status, 1);
+  EXPECT_THAT(broken.err, HasSubstr("it is not JSON"));
+  EXPECT_THAT(on(db, {"post", "orders", "--json", "-"}, "1\nbad\n").err,
+              HasSubstr("1 lines posted; line 2 and those after it not: it is not JSON"));
+  const auto soon = on(db, {"stream", "create", "orders", "--keep", "soon"});
+  EXPECT_EQ(soon.status, 2);
+  EXPECT_EQ(soon.err, "postbus: --keep soon: it is a length of time, such as '7 days' or '12 hours'\n");
+}
+
 TEST_F(command_line_sql, psql_reaches_the_database_and_keeps_the_password_out_of_its_arguments) {
   db.psql("create role walker login password 'to p''s\\ecret'");
   const auto url = db.url_as("walker", "to%20p%27s%5Cecret");
@@ -215,7 +227,28 @@ TEST(command_line_usage, exit_statuses_and_texts) {
   EXPECT_THAT(run_program({"stream", "list", "--nonsense"}).err, HasSubstr("--nonsense"));
   EXPECT_EQ(run_program({"post"}).status, 2);
   EXPECT_EQ(run_program({"wait", "x", "--timeout", "soon"}).status, 2);
-  EXPECT_EQ(run_program({"listen", "x", "--count", "0"}).status, 2);
+  for (const auto* count : {"0", "-1", "some", "99999999999999999999999"})
+    EXPECT_EQ(run_program({"listen", "x", "--count", count}).err,
+              fmt::format("postbus: --count: {} is no count; it is a whole number from 1 "
+                          "to 9223372036854775807\nTry `postbus listen --help`.\n",
+                          count));
+  EXPECT_THAT(run_program({"post", "x", "-v"}).err, HasSubstr("stands behind --: postbus post CHANNEL -- '-v'"));
+  EXPECT_THAT(run_program({"serve", "--port", "99999"}).err, HasSubstr("99999 is no port; it is a number from 0 to 65535"));
+  EXPECT_EQ(run_program({"serve", "--listen", "127.0.0.1:99999"}).status, 2);
+  for (const program::words& empty_value :
+       {program::words{"watch", "x", "--notify", ""}, {"serve", "--tokens", ""}, {"listen", "x", "--resume", ""}}) {
+    const auto refused = run_program(empty_value);
+    EXPECT_EQ(refused.status, 2);
+    EXPECT_THAT(refused.err, HasSubstr("it is empty"));
+  }
+  for (const program::words& unheard : {program::words{"stream", "list", "--keep", "1 day"},
+                                        {"stream", "drop", "x", "--max-count", "1"},
+                                        {"stream", "create", "x", "--json"}})
+    EXPECT_EQ(run_program(unheard).status, 2);
+  EXPECT_THAT(run_program({"stream", "create", "table:x"}).err, HasSubstr("name another channel"));
+  EXPECT_EQ(run_program({"serve", "--tokens", empty.path() + "/none"}).status, 1);
+  std::ofstream{empty.path() + "/tokens.toml"} << "x = 1\n";
+  EXPECT_EQ(run_program({"serve", "--tokens", empty.path() + "/tokens.toml"}).status, 1);
   EXPECT_THAT(run_program({"listen", "table:public.x", "--where", " "}).err, HasSubstr("`where` is empty"));
   EXPECT_EQ(run_program({"--url", "ftp://x", "status"}).status, 2);
   EXPECT_EQ(run_program({"--db", "host = = x", "psql"}).status, 2);
@@ -263,8 +296,15 @@ TEST(command_line_usage, flags_win_over_the_environment_and_that_over_the_file) 
   EXPECT_THAT(said({"--config", file}, {}), HasSubstr("127.0.0.1:1:"));
   EXPECT_THAT(said({"--config", file}, {{"POSTBUS_URL", "http://127.0.0.2:1"}}), HasSubstr("127.0.0.2:1:"));
   EXPECT_THAT(said({"--config", file, "--url", "http://127.0.0.3:1"}, {{"POSTBUS_URL", "http://127.0.0.2:1"}}), HasSubstr("127.0.0.3:1:"));
-  std::ofstream{file} << "nonsense = 1\n";
-  EXPECT_EQ(run_program({"--config", file, "status"}).status, 2);
+  const auto wrong = [&](std::string_view content) {
+    std::ofstream{file} << content;
+    const auto refused = run_program({"--config", file, "status"});
+    EXPECT_EQ(refused.status, 2);
+    return refused.err;
+  };
+  EXPECT_THAT(wrong("nonsense = 1\n"), HasSubstr("line 1 of the configuration file: there is no setting `nonsense`;"));
+  EXPECT_THAT(wrong("[serve]\nprot = 1\n"), HasSubstr("line 2 of the configuration file: there is no setting `prot` below [serve];"));
+  EXPECT_EQ(wrong("url = 5\n"), "postbus: line 1 of the configuration file: `url` is a text in quotes\n");
   EXPECT_EQ(run_program({"--config", folder.path() + "/missing.toml", "status"}).status, 2);
 }
 
