@@ -69,6 +69,23 @@ test('the page posts and listens, and shows the channel', async () => {
   await page.context().close();
 });
 
+test("of a table's channel the page shows how to write a row, and offers no post", async () => {
+  const page = await open(browser, here.gateway.url);
+  await live(page);
+  await page.getByLabel('channel', { exact: true }).fill('table:public.orders');
+  await page.getByRole('button', { name: 'Listen', exact: true }).click();
+  await page.getByText('listening on table:public.orders').waitFor();
+  await page.locator('.lines pre', { hasText: 'insert into public.orders' }).waitFor();
+  assert.equal(await page.getByRole('button', { name: 'Post', exact: true }).count(), 0);
+  assert.doesNotMatch(await page.locator('.lines').innerText(), /postbus\.post|notify|curl -d/);
+  here.psql("insert into orders (customer, item, quantity, total) values ('Heard Here', 'Stamp', 1, 1)");
+  await page.locator('.heard li', { hasText: 'Heard Here' }).waitFor();
+  await page.getByLabel('channel', { exact: true }).fill('parlour');
+  await page.getByRole('button', { name: 'Post', exact: true }).waitFor();
+  assert.deepEqual(page.errors, []);
+  await page.context().close();
+});
+
 test('the page needs nothing from elsewhere and runs under a strict policy', async () => {
   const { headers, body } = await here.gateway.get('/');
   assert.match(headers['content-security-policy'] ?? '', /default-src 'self'/);

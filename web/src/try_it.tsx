@@ -45,16 +45,33 @@ export function tryChannel(name: string): void {
 const shell = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
 const literal = (text: string): string => `'${text.replaceAll("'", "''")}'`;
 const identifier = (text: string): string => `"${text.replaceAll('"', '""')}"`;
+const named = (part: string): string => (/^[a-z_][a-z0-9_]*$/.test(part) ? part : identifier(part));
+
+/** The table whose feed the channel is, as SQL writes it; undefined for any other channel. */
+function tableOf(name: string): string | undefined {
+  if (!name.startsWith('table:')) return undefined;
+  const [schema, ...rest] = name.slice('table:'.length).split('.');
+  return [schema, ...(rest.length > 0 ? [rest.join('.')] : [])].map((part) => named(part ?? '')).join('.');
+}
 
 function lines(name: string): { title: string; text: string }[] {
   const base = new URL('.', location.href).href.replace(/\/$/, '');
   const path = `/v1/channels/${encodeURIComponent(name)}`;
+  const table = tableOf(name);
   return [
     { title: 'curl: listen', text: `curl -N -H 'Accept: text/event-stream' ${shell(base + path)}` },
-    { title: 'curl: post', text: `curl -d 'hello from curl' ${shell(base + path)}` },
+    ...(table === undefined ? [
+      { title: 'curl: post', text: `curl -d 'hello from curl' ${shell(base + path)}` },
+    ] : [
+      { title: 'curl: its rows, then every change', text: `curl -N -H 'Accept: text/event-stream' ${shell(`${base}/v1/tables/${encodeURIComponent(name.slice('table:'.length))}?snapshot=true`)}` },
+    ]),
     { title: 'curl: wait for one', text: `curl ${shell(`${base}/wait?channel=${encodeURIComponent(name)}`)}` },
-    { title: 'psql: post', text: `select postbus.post(${literal(name)}, 'hello from psql');` },
-    { title: 'psql: notify', text: `notify ${identifier(name)}, 'hello from NOTIFY';` },
+    ...(table === undefined ? [
+      { title: 'psql: post', text: `select postbus.post(${literal(name)}, 'hello from psql');` },
+      { title: 'psql: notify', text: `notify ${identifier(name)}, 'hello from NOTIFY';` },
+    ] : [
+      { title: 'psql: write a row', text: `insert into ${table} (…) values (…);` },
+    ]),
     { title: 'browser', text: `const ws = new WebSocket(${JSON.stringify(`${base.replace(/^http/, 'ws')}${path}?format=payload`)});\nws.onmessage = e => console.log(e.data);` },
   ];
 }
@@ -109,7 +126,7 @@ export function TryIt() {
             <button type="submit" class={listening.value === name ? 'stop' : ''}>{listening.value === name ? 'Stop' : 'Listen'}</button>
             <output class={refused.value ? 'bad' : 'quiet'}>{refused.value ?? (listening.value ? `listening on ${listening.value}` : '')}</output>
           </form>
-          <Post />
+          {tableOf(name) === undefined ? <Post /> : <p class="quiet">Nobody posts here: who writes a row of the table is heard.</p>}
           <ol class="heard" aria-label="messages heard" tabIndex={0}>
             {heard.value.length === 0 && <li class="empty">{listening.value ? 'Waiting for a message.' : 'Messages appear here while you listen.'}</li>}
             {heard.value.map((h) => <li key={h.n} class={h.kind}><time>{clock(h.at)}</time> <span>{h.text}</span></li>)}
