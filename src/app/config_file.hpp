@@ -17,7 +17,7 @@ struct config_item {
   std::size_t line{};
 };
 
-/** All settings of a TOML document, in no order. errc::invalid_argument with the line for anything that is not TOML, or holds what no option can be. */
+/** All settings of a TOML document, in no order. errc::invalid_argument with the line for what is no TOML or no option's value. */
 result<std::vector<config_item>> parse_config(std::istream& from);
 
 }  // namespace postbus::app
