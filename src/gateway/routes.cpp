@@ -157,7 +157,7 @@ result<std::unique_ptr<feeds::view_request>> filter_of(const http_session& s) {
   return asked.asks_anything() ? std::make_unique<feeds::view_request>(std::move(asked)) : nullptr;
 }
 
-/** `?consumer=NAME` of a stream; empty where none is named, or an EventSource comes back: its Last-Event-ID is later than what it acknowledged. */
+/** `?consumer=NAME` of a stream; empty where none is named, or where an EventSource comes back: its Last-Event-ID is later than its place. */
 result<std::string> consumer_of(const http_session& s, std::string_view channel) {
   const auto given = s.target().one("consumer");
   if (!given) return given.error();

@@ -185,9 +185,9 @@ TEST(filters, take_no_older_row_for_what_its_partition_carries_by_now) {
   db.psql("insert into r values (1, 1, null)");
   db.psql("delete from r where id = 8");
   db.psql("alter table r2 replica identity full");  // before any of it has been read
-  EXPECT_THAT(feed(rig, db), ElementsAre(R"(insert {"id":7,"reg":2,"owner":null})", R"(insert {"id":8,"reg":2,"owner":"bob"})",
-                                         R"(delete {"id":7,"reg":2})", R"(insert {"id":1,"reg":1,"owner":null})",
-                                         R"(delete {"id":8,"reg":2})"));
+  EXPECT_THAT(feed(rig, db),
+              ElementsAre(R"(insert {"id":7,"reg":2,"owner":null})", R"(insert {"id":8,"reg":2,"owner":"bob"})",
+                          R"(delete {"id":7,"reg":2})", R"(insert {"id":1,"reg":1,"owner":null})", R"(delete {"id":8,"reg":2})"));
   EXPECT_THAT(ann.after(db), ElementsAre("ended"));
 }
 

@@ -609,7 +609,8 @@ TEST(slot, large_transactions_that_were_replicated_here_are_read_like_others) {
   rig.start();
   const auto start = rig.hub.head();
   session replica{db.url()};
-  replica.psql("select pg_replication_origin_create('of ' || current_database()), pg_replication_origin_session_setup('of ' || current_database())");
+  replica.psql(
+      "select pg_replication_origin_create('of ' || current_database()), pg_replication_origin_session_setup('of ' || current_database())");
   replica.psql("begin; insert into t select g, repeat('x', 500) from generate_series(1, 1000) g");
   replica.psql("select postbus.post('a', 'within'); commit");
   EXPECT_GT(streamed_so_far(db), 0u);
@@ -637,7 +638,8 @@ TEST(slot, positions_are_the_same_whatever_others_rolled_back_or_is_watched_by_t
     start = rig.hub.head();
     db.psql(
         "begin; insert into t select g, repeat('x', 500) from generate_series(1, 500) g; savepoint one; select "
-        "pg_logical_emit_message(true, 'of somebody', 'undone'); insert into t select g, repeat('x', 500) from generate_series(501, 1000) g; "
+        "pg_logical_emit_message(true, 'of somebody', 'undone'); insert into t select g, repeat('x', 500) from generate_series(501, 1000) "
+        "g; "
         "rollback to one; insert into t values (1000, ''); commit");  // so much behind it that it is streamed before it is undone
     EXPECT_GT(streamed_so_far(db), 0u);
     db.psql("begin; truncate left_out, t; insert into t values (1, ''); commit");

@@ -176,7 +176,8 @@ TEST_F(gateway_replay, who_breaks_off_before_the_first_event_misses_nothing_of_t
     return told;
   };
   const auto expect = [&](auto fits) {
-    for (const auto& told : {told_first("/v1/channels/a?", false), told_first("/v1/events?channel=a&channel=b&", false), told_first("", true)})
+    for (const auto& told :
+         {told_first("/v1/channels/a?", false), told_first("/v1/events?channel=a&channel=b&", false), told_first("", true)})
       EXPECT_TRUE(fits(told)) << told;
   };
   post("a", long_history);
