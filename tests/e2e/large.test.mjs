@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { test } from 'node:test';
+import { afterEach, test } from 'node:test';
 import pg from 'pg';
 import { Gateway } from './harness/gateway.mjs';
 import { until } from './harness/program.mjs';
@@ -23,6 +23,9 @@ const here = setting({
 });
 const rows = size(120_000, 1_200_000);
 
+const opened = [];
+afterEach(() => Promise.all(opened.splice(0).map((one) => one.stop())));
+
 /** Listens on a feed and comes back after its last position until told to stop. `take` is given each event and keeps what it wants of it. */
 class Listener {
   events = 0;
@@ -31,6 +34,7 @@ class Listener {
 
   constructor(path, take) {
     Object.assign(this, { path, take });
+    opened.push(this);
     this.over = this.#run();
   }
 
@@ -84,6 +88,7 @@ function countingListener() {
 async function connected() {
   const client = new pg.Client({ connectionString: here.url });
   client.on('error', () => {});
+  opened.push({ stop: () => client.end() });
   await client.connect();
   return client;
 }
@@ -143,7 +148,6 @@ test(`a transaction of ${rows} rows: memory stays bounded, others are served mea
   const bound = before + history + 128;
   console.log(`${Math.round(bytes / 2 ** 20)} MB of rows; the gateway's memory: ${before.toFixed(0)} MB before, ${peak.toFixed(0)} MB at most, bound ${bound.toFixed(0)} MB; ${listener.events} rows heard, cut off ${listener.cuts} times, told of ${listener.notices.length} gaps`);
   assert.ok(peak < bound, `${peak} MB of memory`);
-  await Promise.all([listener.stop(), small.stop(), client.end()]);
 });
 
 test('the gateway is killed in the midst of a large transaction, before its commit and while it is delivered', async () => {
@@ -167,7 +171,6 @@ test('the gateway is killed in the midst of a large transaction, before its comm
     await start();
   });
   await client.query('commit');
-  await client.end();
   await listener.reaches(count);
   const rounds = size(1, 5);
   for (let round = 1; round <= rounds; ++round) {
@@ -182,7 +185,6 @@ test('the gateway is killed in the midst of a large transaction, before its comm
   assert.equal(listener.wrong, undefined);
   assert.deepEqual(listener.notices, []);
   assert.equal(listener.events, count * (1 + rounds));
-  await listener.stop();
 });
 
 test('rows of tens of megabytes reach a listener whole, several in one transaction too', async () => {
@@ -204,5 +206,4 @@ test('rows of tens of megabytes reach a listener whole, several in one transacti
   assert.deepEqual(got.slice(3).map(([kind, id, , , , unchanged]) => [kind, id, unchanged]),
     [['update', 11, 'body,raw'], ['update', 12, 'body,raw'], ['update', 13, 'body,raw'], ['delete', 13, undefined]]);
   console.log(`rows of ${megabytes} MB of text and ${megabytes / 4} MB of bytes; cut off ${listener.cuts} times`);
-  await listener.stop();
 });
