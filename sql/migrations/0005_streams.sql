@@ -506,7 +506,8 @@ as $$
              when substr(place, 1, 8) < int8send(p.lsn) then -1
              else ('x' || encode(substr(place, 9, 4), 'hex'))::bit(32)::int end))
            when substr(p.entries, 1, 12) > place then p.count
-           else (select count(*) from generate_series(0, p.count - 1) k where substr(p.entries, 1 + k * 32, 12) > place) end), 0)::bigint
+           else (select count(*) from (select p.entries || ''::bytea as here offset 0) e,  -- read once, not for each message
+                   generate_series(0, p.count - 1) k where substr(e.here, 1 + k * 32, 12) > place) end), 0)::bigint
   from postbus.stream_positions p
   where p.stream = of and (place is null or p.epoch <> in_epoch or int8send(p.lsn) >= substr(place, 1, 8))
     and (gone or exists (select from postbus.stream_segments x where x.segment = p.segment and x.emptied_at is null))
@@ -622,6 +623,7 @@ begin
       -- Who had acknowledged live what nobody had written down stands behind all that was.
       update postbus.stream_consumers c set epoch = now_epoch, place = case
           when c.epoch = coalesce(state.epoch, old) and c.place < k.dropped_to then postbus.place(greatest(begins, 1) - 1, 2147483647)
+          when c.epoch = state.epoch and substr(c.place, 1, 8) < int8send(state.lsn) then postbus.place(begins, 0)
           when c.epoch = state.epoch and substr(c.place, 1, 8) = int8send(state.lsn) then int8send(begins) || substr(c.place, 9, 4)
           else postbus.place(begins, (select coalesce(sum(p.count), 0) from postbus.stream_positions p where p.stream = c.stream) -
             case when state.epoch is null and c.epoch = old then postbus.messages_after(c.stream, c.epoch, c.place, true) else 0 end) end
@@ -629,6 +631,9 @@ begin
     exception
       when lock_not_available then return false;
     end;
+    if not exists (select from postbus.meta m where m.epoch = now_epoch) then
+      raise exception 'the epoch % has ended', now_epoch using errcode = 'PB032';  -- meanwhile, and some have acknowledged in the next one
+    end if;
     update postbus.stream_channels k set dropped_to = postbus.place(begins, 0) where k.dropped_to is not null;
     delete from postbus.stream_renumbering;
     insert into postbus.stream_renumbering (epoch, lsn, stream, stale) values (now_epoch, begins, 0, state.epoch is not null)

@@ -43,7 +43,7 @@ listen_session::listen_session(std::vector<std::string> channels, std::string af
 
 std::vector<std::string> listen_session::opened() {
   up_ = true;
-  all_asked_ = false;
+  all_asked_ = begins_anew_ = false;
   open_ = channels_.size();
   now_ = 0;
   for (auto& c : channels_) {
@@ -92,6 +92,10 @@ result<std::optional<event>> listen_session::received(std::string_view frame) {
     if (!c) return error{errc::protocol, "the gateway sent an event of a subscription that was never made"};
     c->over = c->over || (e->item.kind == event_kind::reset && e->item.position.empty());
     c->at = e->item.position;  // none in a snapshot: whoever is interrupted there starts over
+    if (!consumer_.empty() && e->item.kind == event_kind::reset) {
+      c->at.clear();
+      begins_anew_ = true;
+    }
     c->partial = c->at.empty() && e->item.kind != event_kind::reset ? e->item.at : std::string{};
     return std::optional{std::move(e->item)};
   }

@@ -58,6 +58,8 @@ public:
   std::vector<std::string> due();
   /** Nothing that is posted from here on is missed: each channel that begins now is confirmed. */
   bool whole() const { return up_ && now_ == 0; }
+  /** Positions began anew, and the gateway knows where this consumer is among them: close and come back. */
+  bool begins_anew() const { return begins_anew_; }
   /** Every channel is confirmed on this connection. */
   bool confirmed() const { return open_ == 0 && !channels_.empty() && up_; }
 
@@ -90,6 +92,7 @@ private:
   std::size_t open_{};   ///< channels not yet confirmed
   std::size_t now_{};    ///< those of them that begin now
   bool all_asked_{};
+  bool begins_anew_{};
   int attempts_{};       ///< connections in a row that were not confirmed
   bool up_{};
   bool refused_{};       ///< a subscription was refused for good

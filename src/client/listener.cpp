@@ -188,6 +188,10 @@ remote::link_end listener::impl::hold(remote::websocket_link& link) {
       queue.push_back(std::move(*arrived));
     }
     changed.notify_all();
+    if (session.begins_anew()) {
+      link.close(1000, {}, steady::now() + goodbye_patience);
+      return {.why = {errc::unavailable, "positions began anew, and the consumer goes on where it was"}};
+    }
     for (const auto& text : session.due())
       if (const auto sent = link.send(text, steady::now() + how.request_timeout); !sent) return {.why = sent.error()};
   }

@@ -60,6 +60,8 @@ error for_client(error e) {
     e.code = errc::not_watched;
   else if (s == "PB030")
     e.code = errc::not_found;
+  else if (s == "PB031" || s == "PB032")
+    e.code = errc::invalid_position;
   else if (s.starts_with("PB") || s == "22023")
     e.code = errc::invalid_argument;
   else if (s == "22021")

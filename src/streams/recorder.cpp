@@ -379,7 +379,9 @@ asio::awaitable<void> recorder::maintain() {
         co_await postgres::connection::open({.conninfo = settings_.conninfo,
                                              .application_name = "postbus streams maintenance",
                                              // Posters wait for its locks: no standby is waited for with them.
-                                             .session_options = "-c synchronous_commit=local -c client_connection_check_interval=1s"});
+                                             .session_options = "-c synchronous_commit=local -c client_connection_check_interval=1s "
+                                                                // Segments are few and runs many: all would be read for each stream.
+                                                                "-c enable_seqscan=off"});
     if (session) maintaining_ = std::make_unique<postgres::connection>(std::move(*session));
     if (session && leading_) {
       auto done = co_await maintaining_->query(embedded_sql::find("statements/streams/maintain.sql"), {}, maintain_deadline);

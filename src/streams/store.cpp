@@ -91,6 +91,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     if (!complete) co_return complete.error();
   }
   const auto epoch = complete->epoch;
+  if (!all && asked->epoch != epoch) co_return error{errc::unavailable, "positions began anew while the stream was read; come back"};
   auto after = all ? bus::position{epoch, 0, 0} : *asked;
   if (after.from_notify()) after.index = bus::position::end_of_commit;
   most = std::min(most, settings_.page_messages);

@@ -152,6 +152,24 @@ test('postbus listen --consumer acknowledges what it printed when the gateway is
   assert.equal(heard.lines.filter((line) => / [1-4]$/.test(line)).length, 4, 'and nothing came twice');
 });
 
+test('postbus listen --consumer goes on where it was when positions begin anew', async (t) => {
+  here.psql("select postbus.create_stream('anew')");
+  const heard = new Program(binary, ['listen', 'anew', '--consumer', 'c', '--url', here.gateway.url]);
+  t.after(() => heard.stop('SIGKILL'));
+  const acknowledged = () => until('all is acknowledged', () => here.psql("select lag from postbus.consumers where channel = 'anew'") === '0');
+  for (let n = 1; n <= 3; ++n) {
+    post('anew', n, n);
+    await heard.line(new RegExp(` ${n}$`));
+    await acknowledged();
+    here.psql('select postbus.new_epoch()');
+    await until('it is told', () => heard.lines.filter((line) => line.includes('reset')).length >= n);
+  }
+  post('anew', 4, 4);
+  await heard.line(/ 4$/);
+  await acknowledged();
+  assert.deepEqual(heard.lines.filter((line) => / [1-4]$/.test(line)).map((line) => line.at(-1)), ['1', '2', '3', '4']);
+});
+
 test('a consumer is of a stream: with a filter, a snapshot or a feed it is refused, with the reason', async () => {
   here.psql("create table orders(id int primary key); select postbus.watch('orders'); select postbus.create_stream('of streams')");
   for (const path of ['/v1/tables/orders?consumer=c', '/v1/tables/orders?consumer=c&where=id=1', '/v1/tables/orders?consumer=c&snapshot=true', '/v1/channels/table:public.orders?consumer=c']) {

@@ -874,6 +874,24 @@ TEST(replay, goes_on_in_a_new_epoch_with_places_before_what_comes) { goes_on_in_
 
 TEST(replay, goes_on_in_a_new_epoch_where_the_slot_holds_the_old_one) { goes_on_in_a_new_epoch(permanent); }
 
+TEST(replay, ends_when_positions_begin_anew_meanwhile) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, permanent};
+  rig.start();
+  db.psql("select postbus.post('s', n::text) from generate_series(1, 5) n");
+  rig.payloads("s", 5);
+  rig.catch_up_and_record(db);
+  const auto second = rig.events("s")[1]->at;
+  for (int i = 0; i < 4; ++i) {  // the new number may be the larger or the smaller one
+    db.psql("select postbus.new_epoch()");
+    const auto drawn = std::stoull(db.psql("select epoch from postbus.meta"));
+    rig.wait([&] { return rig.hub.head().epoch == drawn; });
+    EXPECT_THROW(replay(rig, "s", second, 1), std::runtime_error) << "its place is among positions that are no more";
+    EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 5u);
+  }
+}
+
 TEST(replay, tells_a_consumer_in_a_new_epoch_what_it_missed_before) {
   database db;
   db.psql("select postbus.create_stream('s', max_count => 8)");

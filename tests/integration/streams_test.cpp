@@ -252,6 +252,19 @@ TEST(streams, keep_their_order_and_their_consumers_however_often_the_epoch_chang
       "t");
 }
 
+TEST(streams, keep_a_consumer_before_all_that_is_kept_when_another_epoch_begins_meanwhile) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  for (int run = 1; run <= 3; ++run) write_down(db, "s", 1, 10 * run, 2);
+  db.psql("select postbus.new_epoch()");
+  EXPECT_FALSE(renumber(db, 1));
+  put_consumer(db, "s", "c", 0, 0);  // the place that a reader of all is told to begin at
+  db.psql("select postbus.new_epoch()");
+  while (!renumber(db)) {
+  }
+  EXPECT_EQ(db.psql("select lag from postbus.consumers"), "6");
+}
+
 TEST(streams, keep_a_consumer_before_what_it_has_still_to_come_where_others_have_been_dropped) {
   database db;
   db.psql("select postbus.create_stream('s')");

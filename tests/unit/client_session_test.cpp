@@ -163,6 +163,19 @@ TEST(listen_session, gap_and_reset_are_delivered_and_move_the_position) {
   EXPECT_NE(session.opened().front().find(p9), std::string::npos);
 }
 
+TEST(listen_session, asks_where_its_consumer_is_when_positions_begin_anew) {
+  listen_session session{{"a"}, "", {}, 1, {}, "c"};
+  const auto as_consumer = session.opened();
+  ASSERT_TRUE(session.received(ok(1, p1)));
+  ASSERT_TRUE(session.received(message(1, p2)));
+  EXPECT_FALSE(session.begins_anew());
+  EXPECT_EQ(session.received(message(1, p9, "reset")).value()->kind, event_kind::reset);
+  EXPECT_TRUE(session.begins_anew());
+  ASSERT_TRUE(session.ended(lost()));
+  EXPECT_EQ(session.opened(), as_consumer) << "what is kept stands before the reset's position";
+  EXPECT_FALSE(session.begins_anew());
+}
+
 TEST(listen_session, comes_back_after_1001_4001_and_whatever_may_pass) {
   for (const auto& end : {lost(1001), lost(4001), lost(1013), lost(1006), lost(), lost(0, 503), lost(0, 429), lost(0, 408), lost(0, 502)}) {
     listen_session session{{"a"}, "", {}, 1};
