@@ -102,7 +102,8 @@ test('a named consumer goes on where it acknowledged, by every door', async () =
   ws.send({ id: 2, op: 'ack', channel: 'jobs', consumer: 'billing', position: jobs[3].id });
   assert.deepEqual(await ws.event('acknowledged', (e) => e.id === 2), { id: 2, ok: {} });
   ws.send({ id: 3, op: 'ack', channel: 'jobs', consumer: 'billing', position: `0000abcd${jobs[5].id.slice(8)}` });
-  assert.equal((await ws.event('refused', (e) => e.id === 3)).error.status, 400);
+  const { error } = await ws.event('refused', (e) => e.id === 3);
+  assert.deepEqual([error.status, error.code], [400, 'invalid_position']);
   await ws.close();
   assert.equal(here.psql("select consumer, lag from postbus.consumers where channel = 'jobs'"), 'billing|6');
 

@@ -205,14 +205,19 @@ TEST(gateway_body, who_acknowledges_without_waiting_is_read_as_the_database_answ
   asking.join();
 }
 
-TEST(gateway_body, a_long_poll_has_its_deadline_while_a_streams_tables_are_read) {
-  gateway::gateway_options o;
-  o.limits.tables_deadline = 300ms;
-  memory_gateway g{o};
+/** There is a message in memory, and what a stream's tables keep is not told. */
+void remember_and_be_stuck(memory_gateway& g) {
   auto one = std::make_shared<bus::batch>();
   one->add("a", bus::kind::message, bus::payload_form::text, "kept in memory", {0x5f3a9c01, 2000, 0}, 0);
   g.hub.publish(one);
   g.behind.stuck = true;
+}
+
+TEST(gateway_body, a_long_poll_has_its_deadline_while_a_streams_tables_are_read) {
+  gateway::gateway_options o;
+  o.limits.tables_deadline = 300ms;
+  memory_gateway g{o};
+  remember_and_be_stuck(g);
   raw_client poll{g.port()};
   poll.send("GET /v1/channels/a?after=beginning HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_TRUE(poll.read_until("\r\n\r\n").starts_with("HTTP/1.1 503 ")) << "where it goes on is not known";
@@ -225,10 +230,7 @@ TEST(gateway_body, a_long_poll_has_its_deadline_while_a_streams_tables_are_read)
 
 TEST(gateway_body, a_long_poll_waits_for_a_streams_tables_though_it_asks_for_no_waiting) {
   memory_gateway g;
-  auto one = std::make_shared<bus::batch>();
-  one->add("a", bus::kind::message, bus::payload_form::text, "kept in memory", {0x5f3a9c01, 2000, 0}, 0);
-  g.hub.publish(one);
-  g.behind.stuck = true;
+  remember_and_be_stuck(g);
   raw_client poll{g.port()};
   poll.send("GET /v1/channels/a?after=beginning HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_FALSE(has_answer(poll, 100ms));
