@@ -454,15 +454,11 @@ TEST(feeds, are_never_shown_under_options_that_cannot_be_seen_yet) {
   db.psql("create table w(id int primary key, secret text); select postbus.watch('w')");
   change_rig rig{db};
   rig.start();
-  const auto standby = [&](const char* setting) {
-    db.psql(setting);
-    db.psql("select pg_reload_conf()");
-  };
   // The narrower watch is in the WAL, and its session waits for a standby that is not there.
-  standby("alter system set synchronous_standby_names = 'ghost'");
+  const testing_support::absent_standby waited_for{own};
   std::thread narrowing{[url = db.url()] { session{url}.psql("select postbus.watch('w', columns => '{id}')"); }};
   rig.wait([&] { return rig.reader->status().reconnects > 0; });
-  standby("alter system reset synchronous_standby_names");
+  waited_for.forget();
   narrowing.join();
   rig.wait([&] { return rig.reader->status().ready(); });
   db.psql("insert into w values (1, 'hush')");

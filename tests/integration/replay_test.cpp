@@ -17,6 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::ElementsAre;
+using testing_support::absent_standby;
 using testing_support::change_rig;
 using testing_support::database;
 using testing_support::permanent;
@@ -210,24 +211,6 @@ TEST(replay, makes_the_server_keep_what_is_not_written_down_whatever_the_window_
   rig.wait([&] { return is_acknowledged(db, rig, place_of(delivered[1])); });
 }
 
-/** Commits wait for a standby that is not there, until it is forgotten: also when the test fails. */
-class absent_standby {
-public:
-  explicit absent_standby(testing_support::cluster& on) : on_{on} {
-    on_.psql("alter system set synchronous_standby_names = 'nobody'");
-    on_.psql("select pg_reload_conf()");
-  }
-  absent_standby(const absent_standby&) = delete;
-  ~absent_standby() { forget(); }
-  void forget() const {
-    on_.psql("alter system reset synchronous_standby_names");
-    on_.psql("select pg_reload_conf()");
-  }
-
-private:
-  testing_support::cluster& on_;
-};
-
 TEST(replay, makes_the_server_keep_what_another_gateway_has_not_written_down_yet) {
   database db;
   db.psql("select postbus.create_stream('s')");
@@ -333,8 +316,6 @@ TEST(replay, lets_posts_and_reading_go_on_where_a_standby_is_waited_for) {
   session writer{db.url()};
   writer.psql("set synchronous_commit = local; set lock_timeout = '5s'");
   const absent_standby waited_for{own};
-  while (writer.psql("show synchronous_standby_names") != "nobody") {
-  }
   bool maintaining = true;
   boost::asio::co_spawn(rig.loop, rig.recorder->maintain(), [&](const std::exception_ptr&) { maintaining = false; });
   const auto dropped = [&] { return writer.psql("select dropped_to is not null from postbus.stream_channels") == "t"; };
@@ -618,8 +599,6 @@ TEST(replay, has_what_was_too_large_to_be_delivered_and_became_visible_late) {
   other.psql("set synchronous_commit = local");
   std::jthread writer;
   const absent_standby waited_for{own};  // goes before the writer is joined
-  while (pending.psql("show synchronous_standby_names") != "nobody") {
-  }
   writer = std::jthread{[&] { pending.psql("select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 3000) n"); }};
   rig.wait([&] { return rig.events("s").size() == 2; });
   EXPECT_EQ(rig.events("s")[1]->kind, bus::kind::gap);

@@ -19,6 +19,7 @@ namespace postbus::feeds {
 namespace {
 
 using namespace std::chrono_literals;
+using testing_support::absent_standby;
 using testing_support::cluster;
 using testing_support::database;
 using testing_support::session;
@@ -271,21 +272,10 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
     ASSERT_TRUE(first.begin());
     rig.wait([&] { return first.advance() && rig.fills == 0; });
   }
-  here.psql("alter system set synchronous_standby_names = 'nobody'");
-  here.psql("select pg_reload_conf()");
   session pending{db.url()};
-  struct releasing {
-    ~releasing() { now(); }
-    void now() const {
-      on.psql("alter system reset synchronous_standby_names");
-      on.psql("select pg_reload_conf()");
-    }
-    cluster& on;
-  };
-  while (pending.psql("show synchronous_standby_names") != "nobody") {
-  }
-  std::jthread writer{[&] { pending.psql("insert into t values (2, 2)"); }};
-  const releasing release{here};  // also when the test fails: the writer waits for it
+  std::jthread writer;
+  const absent_standby waited_for{here};  // goes before the writer is joined
+  writer = std::jthread{[&] { pending.psql("insert into t values (2, 2)"); }};
   rig.wait([&] { return rig.events("table:public.t").size() == 1; });
   EXPECT_EQ(table_text(db), "1=1 ") << "streamed and not visible";
   copy_of_table copy{rig, "table:public.t"};
@@ -293,7 +283,7 @@ TEST(snapshot, holds_once_what_the_stream_brought_before_it_was_visible) {
   rig.wait([&] { return copy.advance(); });
   EXPECT_EQ(copy.text(), "1=1 2=2 ");
   EXPECT_EQ(copy.unseen, 1);
-  release.now();
+  waited_for.forget();
   writer.join();
   db.psql("update t set v = 3 where id = 2");
   rig.wait([&] { return copy.text() == "1=1 2=3 "; });

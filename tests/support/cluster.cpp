@@ -199,4 +199,32 @@ std::string session::notifications() {
 
 std::string session::notices() { return std::exchange(notices_, {}); }
 
+absent_standby::absent_standby(cluster& on) : on_{on} {
+  on.psql("alter system set synchronous_standby_names = 'nobody'");
+  on.psql("select pg_reload_conf()");
+  // Sessions see the setting before commits wait: the checkpointer has them wait when it has seen it as well.
+  session probe{on.url()};
+  const auto pid = probe.psql("select pg_backend_pid()");
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+  std::atomic<bool> over{};
+  std::thread committing{[&] {
+    while (!over) probe.refused("select pg_logical_emit_message(true, 'other', '')");
+  }};
+  const auto waits = [&] { return on.psql("select wait_event = 'SyncRep' from pg_stat_activity where pid = " + pid) == "t"; };
+  bool waiting = false;
+  while (!(waiting = waits()) && std::chrono::steady_clock::now() < limit) {
+  }
+  over = true;
+  on.psql("select pg_cancel_backend(" + pid + ")");  // it waits no longer, and is committed
+  committing.join();
+  if (waiting) return;
+  forget();
+  throw std::runtime_error{"no commit waits for the standby"};
+}
+
+void absent_standby::forget() const {
+  on_.psql("alter system reset synchronous_standby_names");
+  on_.psql("select pg_reload_conf()");
+}
+
 }  // namespace postbus::testing_support

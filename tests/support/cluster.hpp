@@ -119,6 +119,20 @@ private:
   std::string notices_;
 };
 
+/** Commits wait for a standby that is not there, until it is forgotten: also when the test fails. */
+class absent_standby {
+public:
+  /** Returns when they do. */
+  explicit absent_standby(cluster& on);
+  absent_standby(const absent_standby&) = delete;
+  absent_standby& operator=(const absent_standby&) = delete;
+  ~absent_standby() { forget(); }
+  void forget() const;
+
+private:
+  cluster& on_;
+};
+
 /** Runs one coroutine of the production code to its end on a loop of its own; returns what it returns. */
 template <class T>
 T run(asio::awaitable<T> work) {
