@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <memory>
@@ -119,6 +120,9 @@ public:
     const auto from = events_.begin() + static_cast<std::ptrdiff_t>(first);
     events_.erase(from, from + static_cast<std::ptrdiff_t>(count));
   }
+
+  /** Puts the event added last before event number `at`, before the batch is published. */
+  void move_last_to(std::size_t at) { std::ranges::rotate(events_.begin() + static_cast<std::ptrdiff_t>(at), events_.end() - 1, events_.end()); }
 
   /** In the order they were added; stable addresses. */
   std::span<event* const> events() { return events_; }

@@ -9,6 +9,11 @@
 // 5. After a broken connection the server sends a transaction again that was not acknowledged. Events up to the last one
 //    handed out are dropped then: only a streamed transaction can have been handed out in part.
 //
+// The order within a transaction is that of its records in the WAL. The server merges its subtransactions by their changes'
+// places, and takes for a message's place where its record ends: where the next record begins. When that one is another
+// subtransaction's the two tie, and which comes first is chance, and another chance when the transaction is read again. So
+// a message at whose place the record of the last rows begins goes before them (move_before_record).
+//
 // A message under our prefix may come from anyone who may call pg_logical_emit_message. What postbus.post could not have
 // made (a reserved or malformed channel, text that is not UTF-8, json that is not JSON, or outside of a transaction) is dropped and counted; anything else cannot be told from a post.
 
@@ -77,32 +82,24 @@ result<assembler::want> assembler::take_data(const pgoutput::xlog_data& data) {
     if (!open_ || known_end_) return broken("commit outside of a transaction");
     return commit(*c);
   }
-  return take_change(change);
+  return take_change(change, data.wal_start);
 }
 
-result<assembler::want> assembler::take_change(const pgoutput::change& change) {
+result<assembler::want> assembler::take_change(const pgoutput::change& change, std::uint64_t at) {
   if (const auto* m = std::get_if<pgoutput::message>(&change)) {
-    take_message(*m);
+    take_message(*m, at);
   } else {
     if (!open_) return broken("a change outside of a transaction");
-    if (!take_row(change)) return want::again;
+    if (!take_row(change, at)) return want::again;
   }
   if (open_) check_size();
   if (rows_ && rows_->wants_to_resolve()) return want::resolve;
-  if (known_end_ && batch_->bytes() >= limits_.publish_bytes) {
-    place_open_events(known_end_->end_lsn);
-    unfinished_ = known_end_->end_lsn;
-    if (batch_->empty()) {  // all of it was handed out before: its memory goes, and the loop has its turn
-      batch_ = std::make_shared<bus::batch>();
-      return want::publish;
-    }
-  }
   // Before a large transaction grows, what is committed goes out, so that the transaction stands alone in its batch.
   return first_ > 0 && batch_->bytes() >= limits_.publish_bytes ? want::publish : want::nothing;
 }
 
 /** False: its handler must look something up, and it is to come again. */
-bool assembler::take_row(const pgoutput::change& change) {
+bool assembler::take_row(const pgoutput::change& change, std::uint64_t at) {
   if (const auto* r = std::get_if<pgoutput::relation>(&change)) {
     if (rows_) rows_->relation(now_, *r);
     return true;
@@ -122,6 +119,7 @@ bool assembler::take_row(const pgoutput::change& change) {
   } else {
     return true;  // a type, an origin
   }
+  if (record_.begins != at) record_ = {at, ordinal_, before - first_};
   number_new_events(before);
   ordinal_ += changes;
   return true;
@@ -146,6 +144,7 @@ void assembler::begin(std::uint32_t xid, unix_micros commit_time, unix_micros se
   first_ = batch_->events().size();
   bytes_before_ = batch_->bytes();
   now_ = {wide_xid_, commit_time, first_};
+  record_ = {};
 }
 
 /** The open transaction's events so far get their position and count as committed. */
@@ -192,12 +191,21 @@ result<> assembler::begin_streamed(std::uint32_t xid, const pgoutput::commit& at
   return {};
 }
 
-result<assembler::want> assembler::take_streamed(std::string_view payload) {
+bool assembler::piece_is_full(std::uint64_t next) {
+  if (batch_->bytes() < limits_.publish_bytes || (next != 0 && next == record_.begins)) return false;
+  place_open_events(known_end_->end_lsn);
+  unfinished_ = known_end_->end_lsn;
+  record_ = {};
+  if (batch_->empty()) batch_ = std::make_shared<bus::batch>();  // all of it was handed out before: its memory goes
+  return true;
+}
+
+result<assembler::want> assembler::take_streamed(std::string_view payload, std::uint64_t at) {
   const auto change = pgoutput::decode(payload);
   if (!change) return change.error();
   if (std::holds_alternative<pgoutput::begin>(*change) || std::holds_alternative<pgoutput::commit>(*change))
     return broken("begin or commit within a streamed transaction");
-  return take_change(*change);
+  return take_change(*change, at);
 }
 
 result<assembler::want> assembler::end_streamed() { return commit(pgoutput::commit{*known_end_}); }
@@ -214,11 +222,27 @@ void assembler::drop(metrics::counter why, const char* what) {
   log::debug("changes", "a message under our prefix is dropped: {}", what);
 }
 
-void assembler::take_message(const pgoutput::message& m) {
+void assembler::take_message(const pgoutput::message& m, std::uint64_t at) {
   const auto before = batch_->events().size();
   take_text(m);
   number_new_events(before);
-  if (m.transactional && m.prefix.starts_with(prefix)) ++ordinal_;
+  if (!m.transactional || !m.prefix.starts_with(prefix)) return;
+  if (at != 0 && at == record_.begins && !dropping_) move_before_record(before);
+  ++ordinal_;
+}
+
+/** The message just taken, and its event where it made one (number `message`), go before the record that the last rows came from. */
+void assembler::move_before_record(std::size_t message) {
+  const auto rows = first_ + record_.events;
+  for (auto* const e : batch_->events().subspan(rows, message - rows)) ++e->at.index;
+  const bool told = batch_->events().size() > message;
+  if (told) {
+    batch_->events()[message]->at.index = record_.ordinal;
+    batch_->move_last_to(rows);
+    if (rows_) rows_->moved(record_.events);
+  }
+  ++record_.ordinal;
+  record_.events += told ? 1 : 0;
 }
 
 void assembler::take_text(const pgoutput::message& m) {

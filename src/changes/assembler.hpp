@@ -56,8 +56,10 @@ public:
   // A streamed transaction, once its commit has been read: begin, each of its changes, end.
   /** errc::protocol within another transaction. */
   result<> begin_streamed(std::uint32_t xid, const postgres::pgoutput::commit& at, unix_micros sent);
-  /** One change, as of protocol version 1. */
-  result<want> take_streamed(std::string_view payload);
+  /** Asked before a change whose record is at `next`. True: call `committed` first, which gives a piece of the transaction. */
+  bool piece_is_full(std::uint64_t next);
+  /** One change, as of protocol version 1, whose record is at `at`. */
+  result<want> take_streamed(std::string_view payload, std::uint64_t at);
   result<want> end_streamed();
   /** A transaction that was not kept is told as a loss: call `lost` and announce it. */
   result<want> lose_streamed(std::uint32_t xid, const postgres::pgoutput::commit& at);
@@ -92,10 +94,11 @@ public:
 
 private:
   result<want> take_data(const postgres::pgoutput::xlog_data& data);
-  result<want> take_change(const postgres::pgoutput::change& c);
-  void take_message(const postgres::pgoutput::message& m);
+  result<want> take_change(const postgres::pgoutput::change& c, std::uint64_t at);
+  void take_message(const postgres::pgoutput::message& m, std::uint64_t at);
   void take_text(const postgres::pgoutput::message& m);
-  bool take_row(const postgres::pgoutput::change& c);
+  bool take_row(const postgres::pgoutput::change& c, std::uint64_t at);
+  void move_before_record(std::size_t message);
   void number_new_events(std::size_t before);
   void begin(std::uint32_t xid, unix_micros commit_time, unix_micros sent);
   result<want> commit(const postgres::pgoutput::commit& c);
@@ -117,6 +120,12 @@ private:
   bool open_{};
   bool dropping_{};  ///< the open transaction is too large
   std::uint32_t ordinal_{};  ///< of the next change in the open transaction
+  struct record {
+    std::uint64_t begins{};   ///< in the WAL; 0: of no row yet
+    std::uint32_t ordinal{};  ///< of its first change
+    std::size_t events{};     ///< of the open transaction, before those of its rows
+  };
+  record record_{};  ///< that the open transaction's last row came from
   std::uint64_t unfinished_{};  ///< the end of a transaction of which some events count as committed, and not all do; 0: none
   std::optional<postgres::pgoutput::commit> known_end_;  ///< of the open transaction, when it is a streamed one
   transaction now_{};

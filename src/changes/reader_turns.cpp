@@ -105,7 +105,7 @@ asio::awaitable<result<>> reader::check_publication() {
 }
 
 asio::awaitable<result<>> reader::take_streamed(const pgoutput::xlog_data& data) {
-  if (streamed_.in_block()) co_return streamed_.take(data.payload);
+  if (streamed_.in_block()) co_return streamed_.take(data.payload, data.wal_start);
   const auto change = pgoutput::decode(data.payload);
   if (!change) co_return change.error();
   if (const auto* start = std::get_if<pgoutput::stream_start>(&*change)) co_return streamed_.start(*start);
@@ -136,16 +136,19 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
     auto message = (*kept)->next();
     if (!message) co_return message.error();
     if (!*message) break;
-    auto wanted = assembler_.take_streamed(**message);
+    const auto& [at, payload] = **message;
+    if (assembler_.piece_is_full(at)) {
+      if (auto done = co_await publish(); !done) co_return done;
+      co_await asio::post(asio::use_awaitable);
+      if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
+      if (stopped_) break;
+    }
+    auto wanted = assembler_.take_streamed(payload, at);
     while (wanted && *wanted == assembler::want::again) {
       if (auto found = co_await rows_->resolve(); !found) co_return found;
-      wanted = assembler_.take_streamed(**message);
+      wanted = assembler_.take_streamed(payload, at);
     }
-    if (!wanted) co_return wanted.error();
-    if (*wanted == assembler::want::nothing) continue;
     if (auto done = co_await act(wanted); !done) co_return done;
-    co_await asio::post(asio::use_awaitable);
-    if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
   }
   if (stopped_) co_return result<>{};  // its end is not here: it will be read again
   co_return co_await act(assembler_.end_streamed());

@@ -45,6 +45,8 @@ public:
   /** Fails only when the database cannot be asked; the stream is then made anew. */
   virtual boost::asio::awaitable<result<>> resolve() = 0;
 
+  /** The transaction's events from number `from` on now stand one further back: an earlier change came late (see assembler.cpp). */
+  virtual void moved(std::size_t from [[maybe_unused]]) {}
   /**
    * The transaction has committed and `events`, its own in order, have their positions. Of a large one that was streamed it is
    * called piece by piece. The first `known` of them were handed out before, from a stream that broke.

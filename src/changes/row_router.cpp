@@ -72,6 +72,10 @@ boost::asio::awaitable<result<>> row_router::resolve() {
   co_return result<>{};
 }
 
+void row_router::moved(std::size_t from) {
+  for (auto* const each : all_) each->moved(from);
+}
+
 void row_router::committed(std::span<bus::event* const> events, std::size_t known) {
   for (auto* const each : all_) each->committed(events, known);
 }

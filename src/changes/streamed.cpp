@@ -1,4 +1,4 @@
-// A kept message is a head (length of what follows the head, xid) and the message as protocol version 1 writes it: tag and
+// A kept message is a head (length of what follows the head, xid, place in the WAL) and the message as protocol version 1 writes it: tag and
 // body. Heads are in the machine's own byte order: nobody else reads them.
 #include "changes/streamed.hpp"
 
@@ -19,6 +19,7 @@ namespace pgoutput = postgres::pgoutput;
 struct head {
   std::uint32_t bytes;
   std::uint32_t xid;
+  std::uint64_t at;
 };
 
 /** Bytes written, and read, at once. */
@@ -52,9 +53,9 @@ void kept_transaction::lose(std::string why) {
   *on_disk_ -= std::exchange(written_, 0);
 }
 
-void kept_transaction::add(const pgoutput::streamed_message& m) {
+void kept_transaction::add(const pgoutput::streamed_message& m, std::uint64_t at) {
   if (!lost_.empty()) return;
-  const head h{static_cast<std::uint32_t>(m.body.size() + 1), m.xid};
+  const head h{static_cast<std::uint32_t>(m.body.size() + 1), m.xid, at};
   memory_.append(reinterpret_cast<const char*>(&h), sizeof h);
   memory_ += m.tag;
   memory_ += m.body;
@@ -108,18 +109,18 @@ result<std::string_view> kept_transaction::bytes(std::size_t count) {
   return given;
 }
 
-result<std::optional<std::string_view>> kept_transaction::next() {
+result<std::optional<kept_transaction::message>> kept_transaction::next() {
   for (;;) {
     auto first = bytes(sizeof(head));
     if (!first) return first.error();
-    if (first->empty()) return std::optional<std::string_view>{};
+    if (first->empty()) return std::optional<message>{};
     head h;
     if (first->size() != sizeof h) return error{errc::io, "a large transaction's temporary file is damaged"};
     std::memcpy(&h, first->data(), sizeof h);
     auto body = bytes(h.bytes);
     if (!body) return body.error();
     if (body->size() != h.bytes) return error{errc::io, "a large transaction's temporary file is damaged"};
-    if (!undone_.contains(h.xid)) return std::optional{*body};
+    if (!undone_.contains(h.xid)) return std::optional{message{h.at, *body}};
   }
 }
 
@@ -131,7 +132,7 @@ result<> streamed_transactions::start(const pgoutput::stream_start& block) {
   return {};
 }
 
-result<> streamed_transactions::take(std::string_view payload) {
+result<> streamed_transactions::take(std::string_view payload, std::uint64_t at) {
   if (payload.starts_with('O')) return {};  // where it was replicated from: it stands at a block's begin, without an xid
   auto message = pgoutput::decode_streamed(payload);
   if (!message) return message.error();
@@ -140,7 +141,7 @@ result<> streamed_transactions::take(std::string_view payload) {
     return {};
   }
   const bool had = open_->lost().empty();
-  open_->add(**message);
+  open_->add(**message, at);
   if (had && !open_->lost().empty())
     log::error("changes", "a large transaction cannot be kept and will be told as a gap when it commits: {}", open_->lost());
   return {};

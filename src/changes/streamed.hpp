@@ -33,7 +33,8 @@ public:
   kept_transaction& operator=(const kept_transaction&) = delete;
   ~kept_transaction();
 
-  void add(const postgres::pgoutput::streamed_message& m);
+  /** `at`: where its record stands in the WAL, as the frame says. */
+  void add(const postgres::pgoutput::streamed_message& m, std::uint64_t at);
   /** What subtransaction `subxid` did does not count. */
   void undo(std::uint32_t subxid) { undone_.insert(subxid); }
   /** It holds messages of ours. The server gives all of them the whole transaction's id, so that no `undo` reaches them. */
@@ -41,8 +42,12 @@ public:
   /** Why nothing of it is kept any more; empty while all is. */
   const std::string& lost() const { return lost_; }
 
-  /** After the last `add`: the next message that counts, as pgoutput::decode takes it; nullopt at the end. Valid until the next call. errc::io. */
-  result<std::optional<std::string_view>> next();
+  struct message {
+    std::uint64_t at{};
+    std::string_view payload;  ///< as pgoutput::decode takes it
+  };
+  /** After the last `add`: the next message that counts; nullopt at the end. Valid until the next call. errc::io. */
+  result<std::optional<message>> next();
 
 private:
   void write_out();
@@ -72,8 +77,8 @@ public:
   bool in_block() const { return open_ != nullptr; }
   /** A block begins. errc::protocol within another. */
   result<> start(const postgres::pgoutput::stream_start& block);
-  /** A message within the open block, or its end. */
-  result<> take(std::string_view payload);
+  /** A message within the open block, with its place in the WAL, or the block's end. */
+  result<> take(std::string_view payload, std::uint64_t at);
   /** A rollback of the whole or of a part. False: of a part of one that has posted; what of that counts cannot be known here. */
   bool abort(const postgres::pgoutput::stream_abort& which);
   /** Gives a committed transaction away; errc::protocol when it was never begun. */

@@ -392,6 +392,10 @@ void table_feeds::truncate(const changes::transaction& in, const pgoutput::trunc
   }
 }
 
+void table_feeds::moved(std::size_t from) {
+  for (auto& p : pending_) p.index += p.index >= from ? 1 : 0;
+}
+
 void table_feeds::committed(std::span<bus::event* const> events, std::size_t known) {
   for (auto& p : pending_) {
     if (p.index < known) continue;  // it was sent on when it was handed out

@@ -41,6 +41,7 @@ public:
   void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
   bool wants_to_resolve() const override { return stale_ || types_stale_ || !unknown_types_.empty() || !unnamed_.empty(); }
   boost::asio::awaitable<result<>> resolve() override;
+  void moved(std::size_t from) override;
   void committed(std::span<bus::event* const> events, std::size_t known) override;
   void abandoned() override;
   void before_publish(bus::batch& events) override;

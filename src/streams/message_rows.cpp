@@ -58,6 +58,10 @@ void message_rows::internal(const changes::transaction&, std::string_view name, 
 
 boost::asio::awaitable<result<>> message_rows::resolve() { co_return result<>{}; }
 
+void message_rows::moved(std::size_t from) {
+  for (auto& p : pending_) p.event += p.event >= from ? 1 : 0;
+}
+
 void message_rows::committed(std::span<bus::event* const> events, std::size_t) {
   if (pending_.empty()) return;
   recorder::transaction made{

@@ -26,6 +26,7 @@ public:
   void internal(const changes::transaction& in, std::string_view name, std::string_view content) override;
   bool wants_to_resolve() const override { return false; }
   boost::asio::awaitable<result<>> resolve() override;
+  void moved(std::size_t from) override;
   void committed(std::span<bus::event* const> events, std::size_t known) override;
   void completed() override { recorder_.complete(); }
   void abandoned() override {

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
+
 #include <random>
 #include <thread>
 
@@ -105,6 +107,92 @@ TEST(replay, equals_live_delivery_whatever_order_commits_come_in) {
   const auto after = bus::parse_position(expected[middle].position).value();
   EXPECT_EQ(replay(rig, "s", after, 10), std::vector<told>(expected.begin() + static_cast<std::ptrdiff_t>(middle) + 1, expected.end()));
 }
+
+/** Numbered changes of three kinds, each in a subtransaction of its own or in that of those before it. Every fifth row is too large for a notification. */
+std::string numbered(std::mt19937& random, int from, int upto) {
+  std::string sql = "begin;";
+  for (int n = from; n < upto; ++n) {
+    if (random() % 3 == 0) sql += "savepoint s;";
+    switch (random() % 3) {
+      case 0: sql += fmt::format("select postbus.post('m', '{}');", n); break;
+      case 1: sql += fmt::format("select postbus.post('s', '{}');", n); break;
+      default: sql += fmt::format("insert into t values ({}, repeat('v', {}));", n, n % 5 == 0 ? 9'000 : 300);
+    }
+  }
+  return sql + "commit";
+}
+
+/** How often test_decoding tells a numbered change after a later one of its transaction. */
+const char* const told_late = R"sql(
+  select count(*) from (
+    select n, lag(n) over (order by place) before from (
+      select place, substring(data from $$(?:content:|id\[integer\]:|payload\[text\]:')(\d+)$$)::int n
+      from pg_logical_slot_get_changes('witness', null, null) with ordinality x(lsn, xid, data, place)) changes
+    where n is not null) pairs
+  where n < before)sql";
+
+class subtransactions : public testing::TestWithParam<bool> {};
+
+TEST_P(subtransactions, come_in_the_order_in_which_their_changes_were_made) {
+  const bool in_pieces = GetParam();
+  database db;
+  db.psql("create table t(id int primary key, v text); select postbus.watch('t', notify => 'mirrored'), postbus.create_stream('s')");
+  db.psql("select pg_create_logical_replication_slot('witness', 'test_decoding')");
+  change_rig rig{db, [in_pieces](changes::reader_options& o) {
+                   o.slot.wanted = changes::slot_choice::permanent;
+                   if (!in_pieces) return;
+                   o.decoding_kib = 64;
+                   o.limits = {.publish_bytes = 5'000, .transaction_bytes = 64u << 20};
+                 }};
+  rig.start();
+  session listening{db.url()};
+  listening.psql("listen mirrored");
+  std::mt19937 random{20261126};
+  constexpr int all = 8'000, a_transaction = 400;
+  for (int n = 0; n < all; n += a_transaction) db.psql(numbered(random, n, n + a_transaction));
+  rig.catch_up_and_record(db);
+
+  std::vector<std::pair<bus::position, std::string>> heard;
+  std::string large_rows;
+  for (const auto* channel : {"m", "s", "table:public.t"})
+    for (const auto& e : rig.events(channel)) {
+      if (e->kind == bus::kind::message) {
+        heard.emplace_back(e->at, e->payload);
+        continue;
+      }
+      const auto id = boost::json::parse({e->payload.data(), e->payload.size()}).at("data").at("id").as_int64();
+      heard.emplace_back(e->at, std::to_string(id));
+      if (id % 5 == 0) large_rows += fmt::format("{} {}\n", id, bus::to_text(e->at));
+    }
+  std::ranges::sort(heard);
+  ASSERT_EQ(heard.size(), static_cast<std::size_t>(all));
+  for (int n = 0; n < all; ++n) {
+    const auto& [at, number] = heard[static_cast<std::size_t>(n)];
+    ASSERT_EQ(number, std::to_string(n));
+    ASSERT_EQ(at.index, static_cast<std::uint32_t>(n % a_transaction));
+  }
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), live(rig, "s"));
+
+  std::string notified;
+  rig.wait([&] {
+    notified += listening.notifications();
+    return std::ranges::count(notified, '\n') == static_cast<std::ptrdiff_t>(rig.events("table:public.t").size());
+  });
+  std::string positions;  // only what is too large says where it stands
+  for (std::size_t at = 0, end = 0; (end = notified.find('\n', at)) != std::string::npos; at = end + 1) {
+    const auto payload = boost::json::parse(notified.substr(at, end - at).substr(std::string_view{"mirrored "}.size())).as_object();
+    if (payload.contains("truncated"))
+      positions += fmt::format("{} {}\n", payload.at("data").at("id").as_int64(), std::string{payload.at("position").as_string()});
+  }
+  EXPECT_EQ(positions, large_rows);
+
+  EXPECT_NE(db.psql(told_late), "0") << "the server told all in order: this test shows nothing";
+  const auto streamed =
+      db.psql(fmt::format("select stream_txns > 0 from pg_stat_replication_slots where slot_name = '{}'", rig.reader->status().slot));
+  EXPECT_EQ(streamed, in_pieces ? "t" : "f");
+}
+
+INSTANTIATE_TEST_SUITE_P(whole_and_in_pieces, subtransactions, testing::Bool());
 
 TEST(replay, has_the_same_positions_after_another_gateway_took_over) {
   database db;

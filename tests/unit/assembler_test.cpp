@@ -1,5 +1,6 @@
 #include "changes/assembler.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "pgoutput_frames.hpp"
@@ -178,11 +179,13 @@ TEST_F(assembling, hands_a_streamed_transaction_out_in_pieces_that_have_their_po
     if (const auto batch = assembler_.committed())
       for (const auto* e : batch->events()) given.push_back(e->at);
   };
-  for (int i = 0; i < 10; ++i)
-    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) {
+  for (int i = 0; i < 10; ++i) {
+    if (assembler_.piece_is_full(0)) {
       take_out();
       EXPECT_TRUE(assembler_.midway());
     }
+    ASSERT_TRUE(assembler_.take_streamed(wire::message("postbus:t:b", large), 0));
+  }
   EXPECT_GT(given.size(), 5u) << "beyond the bound of an ordinary transaction, before its end";
   EXPECT_EQ(assembler_.applied().lsn, 0x200u);
   EXPECT_EQ(assembler_.resume_lsn(), 0x200u);
@@ -200,9 +203,10 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
   const postgres::pgoutput::commit end{.commit_lsn = 0x270, .end_lsn = 0x300, .commit_time = noon};
   ASSERT_TRUE(assembler_.begin_streamed(741, end, noon));
   std::size_t given = 0;
-  for (int i = 0; i < 4; ++i)
-    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish)
-      given += assembler_.committed()->events().size();
+  for (int i = 0; i < 5; ++i) {
+    if (assembler_.piece_is_full(0)) given += assembler_.committed()->events().size();
+    ASSERT_TRUE(assembler_.take_streamed(wire::message("postbus:t:b", large), 0));
+  }
   ASSERT_GT(given, 0u);
   ASSERT_LT(given, 5u);
   assembler_.stop();  // the connection broke
@@ -216,8 +220,10 @@ TEST_F(assembling, drops_what_it_handed_out_before_when_it_comes_again) {
     if (const auto batch = assembler_.committed())
       for (const auto* e : batch->events()) again.push_back(e->at.index);
   };
-  for (int i = 0; i < 5; ++i)
-    if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) take_out();
+  for (int i = 0; i < 5; ++i) {
+    if (assembler_.piece_is_full(0)) take_out();
+    ASSERT_TRUE(assembler_.take_streamed(wire::message("postbus:t:b", large), 0));
+  }
   EXPECT_TRUE(assembler_.midway());
   ASSERT_TRUE(assembler_.end_streamed());
   take_out();
@@ -233,12 +239,14 @@ TEST_F(assembling, what_was_handed_out_before_takes_no_memory_and_lets_the_loop_
   const auto all = [&] {
     EXPECT_TRUE(assembler_.begin_streamed(741, end, noon));
     std::size_t turns = 0;
-    for (int i = 0; i < 100; ++i)
-      if (assembler_.take_streamed(wire::message("postbus:t:b", large)).value() == want::publish) {
+    for (int i = 0; i < 100; ++i) {
+      if (assembler_.piece_is_full(0)) {
         ++turns;
         while (assembler_.committed()) {
         }
       }
+      EXPECT_TRUE(assembler_.take_streamed(wire::message("postbus:t:b", large), 0));
+    }
     return turns;
   };
   const auto turns = all();
@@ -246,7 +254,7 @@ TEST_F(assembling, what_was_handed_out_before_takes_no_memory_and_lets_the_loop_
   while (assembler_.committed()) {
   }
   assembler_.start(7, 0x100, 741, 150020);
-  EXPECT_EQ(all(), turns);
+  EXPECT_GE(all(), turns);
 }
 
 TEST_F(assembling, a_streamed_transaction_that_was_not_kept_is_a_loss) {
@@ -346,6 +354,7 @@ public:
   }
   bool wants_to_resolve() const override { return wants; }
   boost::asio::awaitable<result<>> resolve() override { co_return result<>{}; }
+  void moved(std::size_t from) override { said += "moved:" + std::to_string(from) + ' '; }
   void committed(std::span<bus::event* const> events, std::size_t known) override {
     said += "committed:";
     if (known > 0) said += std::to_string(known) + " known ";
@@ -369,6 +378,70 @@ TEST(assembler_rows, come_again_where_the_handler_must_look_something_up) {
   feed(wire::commit(90, 100, noon));
   EXPECT_EQ(heard.said, "started relation:t insert:41 refused insert:41 committed:0@100 1@100 ") << "it has taken no index";
   EXPECT_EQ(made.committed()->events().size(), 2u);
+}
+
+std::string order(const bus::batch& events) {
+  std::string all;
+  for (const auto* e : events.events()) all += fmt::format("{}:{} ", e->at.index, e->payload);
+  return all;
+}
+
+// The server takes for a message's place where its record ends, and of two changes at one place it may tell either first.
+TEST(assembler_rows, come_behind_a_message_that_ends_where_their_record_begins) {
+  notes heard;
+  assembler made{{}, &heard};
+  made.start(7, 16, 5, 150020);
+  const auto feed = [&](const std::string& payload, std::uint64_t at) { made.take(wire::data(payload, 0, at)).value(); };
+  const auto close = [&](std::uint64_t end) {
+    feed(wire::commit(end - 10, end, noon), 0);
+    return order(*made.committed());
+  };
+  feed(wire::begin(90, noon, 41), 0);
+  feed(wire::insert(1, {"1"}), 10);
+  feed(wire::insert(1, {"2"}), 20);
+  feed(wire::insert(1, {"3"}), 20);
+  feed(wire::message("postbus:t:a", "late"), 20);
+  feed(wire::insert(1, {"4"}), 20);
+  feed(wire::message("postbus:t:a", "next"), 30);
+  feed(wire::insert(1, {"5"}), 30);
+  EXPECT_EQ(close(100), "0:1 1:late 2:2 3:3 4:4 5:next 6:5 ");
+  EXPECT_EQ(heard.said, "started insert:41 insert:41 insert:41 moved:1 insert:41 insert:41 committed:0@100 1@100 2@100 3@100 4@100 5@100 6@100 ");
+
+  heard.said.clear();
+  feed(wire::begin(190, noon, 42), 0);
+  feed(wire::insert(1, {"1"}), 110);
+  feed(wire::message("postbus:t:task:no channel", "counts, and is not told"), 110);
+  feed(wire::message("others", "does not count"), 110);
+  feed(wire::message("postbus:t:a", "of nowhere"), 0);
+  EXPECT_EQ(close(200), "1:1 2:of nowhere ");
+  EXPECT_EQ(heard.said, "insert:42 committed:1@200 2@200 ");
+
+  feed(wire::begin(290, noon, 43), 0);
+  feed(wire::message("postbus:t:a", "first of its transaction"), 110);
+  EXPECT_EQ(close(300), "0:first of its transaction ");
+}
+
+TEST(assembler_rows, no_piece_of_a_streamed_transaction_ends_where_a_message_may_go_before_its_last_record) {
+  notes heard;
+  assembler made{{.publish_bytes = 1'000, .transaction_bytes = 300'000}, &heard};
+  made.start(7, 16, 5, 150020);
+  const std::string large(2'000, 'x');
+  ASSERT_TRUE(made.begin_streamed(41, {.commit_lsn = 90, .end_lsn = 100, .commit_time = noon}, noon));
+  std::string all;
+  const auto take = [&](const std::string& payload, std::uint64_t at) {
+    if (made.piece_is_full(at)) all += order(*made.committed()) + "| ";
+    ASSERT_TRUE(made.take_streamed(payload, at));
+  };
+  take(wire::insert(1, {large}), 10);
+  take(wire::insert(1, {large}), 20);
+  take(wire::insert(1, {"2"}), 20);
+  take(wire::message("postbus:t:a", "late"), 20);
+  take(wire::insert(1, {"3"}), 20);
+  take(wire::insert(1, {"4"}), 30);
+  take(wire::message("postbus:t:b", "late too"), 30);
+  ASSERT_TRUE(made.end_streamed());
+  all += order(*made.committed());
+  EXPECT_EQ(all, "0:" + large + " | 1:late 2:" + large + " 3:2 4:3 | 5:late too 6:4 ");
 }
 
 TEST(assembler_rows, reach_the_handler_in_order_and_get_positions_at_commit) {

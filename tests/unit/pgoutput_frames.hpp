@@ -109,8 +109,8 @@ inline std::string truncate(std::vector<std::uint32_t> oids) {
   return out;
 }
 /** `payload` must outlive the frame. */
-inline postgres::pgoutput::frame data(const std::string& payload, unix_micros sent = 0) {
-  return postgres::pgoutput::xlog_data{.wal_start = 0, .wal_end = 0, .sent = sent, .payload = payload};
+inline postgres::pgoutput::frame data(const std::string& payload, unix_micros sent = 0, std::uint64_t at = 0) {
+  return postgres::pgoutput::xlog_data{.wal_start = at, .wal_end = 0, .sent = sent, .payload = payload};
 }
 inline postgres::pgoutput::frame alive(std::uint64_t wal_end) {
   return postgres::pgoutput::keepalive{.wal_end = wal_end, .sent = 0, .reply_requested = false};

@@ -16,7 +16,7 @@ std::vector<std::string> read(kept_transaction& kept) {
     auto next = kept.next();
     EXPECT_TRUE(next.has_value());
     if (!next || !*next) return all;
-    all.emplace_back(**next);
+    all.push_back(fmt::format("{}@{}", (**next).payload, (**next).at));
   }
 }
 
@@ -33,12 +33,12 @@ TEST_P(kept, gives_back_what_it_was_given_without_what_was_undone) {
     for (std::uint32_t i = 0; i < 20'000; ++i) {
       const auto body = fmt::format("{}:{}", i, std::string(i % 300, 'x'));
       const std::uint32_t xid = 740 + i % 3;
-      it.add(message(xid, body));
-      if (xid != 741) expected.push_back("M" + body);
+      it.add(message(xid, body), i);
+      if (xid != 741) expected.push_back(fmt::format("M{}@{}", body, i));
     }
     const std::string large(3'000'000, 'y');
-    it.add(message(740, large));
-    expected.push_back("M" + large);
+    it.add(message(740, large), 77);
+    expected.push_back("M" + large + "@77");
     it.undo(741);
     if (GetParam() < 1'000'000) EXPECT_GT(*account_, 1'000'000u);
     EXPECT_EQ(read(it), expected);
@@ -53,12 +53,12 @@ TEST(kept_bounds, beyond_the_disks_share_or_without_a_folder_it_is_lost_and_says
   const spill_limits small{.memory = 1'000, .disk = 5'000, .folder = {}};
   kept_transaction it{small, account};
   const std::string body(2'000, 'x');
-  for (int i = 0; i < 2'000; ++i) it.add(message(1, body));
+  for (int i = 0; i < 2'000; ++i) it.add(message(1, body), 0);
   EXPECT_NE(it.lost().find("--spill-bytes"), std::string::npos);
   EXPECT_EQ(*account, 0u) << "and takes no room any more";
   const spill_limits nowhere{.memory = 1'000, .disk = 5'000, .folder = "/nonexistent/folder"};
   kept_transaction other{nowhere, account};
-  other.add(message(1, body));
+  other.add(message(1, body), 0);
   EXPECT_NE(other.lost(), "");
 }
 
@@ -66,9 +66,9 @@ TEST(kept_bounds, beyond_the_disks_share_or_without_a_folder_it_is_lost_and_says
 TEST(streamed, passes_over_the_origin_at_a_blocks_begin) {
   streamed_transactions all{{}};
   ASSERT_TRUE(all.start({.xid = 740, .first = true}));
-  ASSERT_TRUE(all.take(std::string_view{"O\0\0\0\0\0\0\0\0elsewhere\0", 19}));
+  ASSERT_TRUE(all.take(std::string_view{"O\0\0\0\0\0\0\0\0elsewhere\0", 19}, 0));
   EXPECT_TRUE(all.in_block());
-  ASSERT_TRUE(all.take("E"));
+  ASSERT_TRUE(all.take("E", 0));
   auto kept = all.take_out(740);
   ASSERT_TRUE(kept.has_value());
   EXPECT_TRUE(read(**kept).empty());
@@ -81,8 +81,8 @@ TEST(streamed, keeps_transactions_apart_and_forgets_what_was_rolled_back) {
     EXPECT_TRUE(all.in_block());
     std::string frame{"M"};
     frame.append({'\0', '\0', '\0', static_cast<char>(xid)}).append(body);
-    ASSERT_TRUE(all.take(frame));
-    ASSERT_TRUE(all.take("E"));
+    ASSERT_TRUE(all.take(frame, 5));
+    ASSERT_TRUE(all.take("E", 0));
     EXPECT_FALSE(all.in_block());
   };
   block(1, true, "a");
@@ -92,11 +92,11 @@ TEST(streamed, keeps_transactions_apart_and_forgets_what_was_rolled_back) {
   all.abort({.xid = 3, .subxid = 3});
   all.abort({.xid = 99, .subxid = 99});
   EXPECT_EQ(all.under_way(), 2u);
-  EXPECT_EQ(read(*all.take_out(1).value()), (std::vector<std::string>{"Ma", "Mc"}));
+  EXPECT_EQ(read(*all.take_out(1).value()), (std::vector<std::string>{"Ma@5", "Mc@5"}));
   EXPECT_EQ(all.take_out(1).error().code, errc::protocol);
   EXPECT_EQ(all.take_out(3).error().code, errc::protocol);
   block(2, true, "again, from the start");
-  EXPECT_EQ(read(*all.take_out(2).value()), (std::vector<std::string>{"Magain, from the start"}));
+  EXPECT_EQ(read(*all.take_out(2).value()), (std::vector<std::string>{"Magain, from the start@5"}));
   ASSERT_TRUE(all.start({.xid = 5, .first = true}));
   EXPECT_EQ(all.start({.xid = 6, .first = true}).error().code, errc::protocol);
   all.clear();
