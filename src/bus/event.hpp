@@ -122,7 +122,9 @@ public:
   }
 
   /** Puts the event added last before event number `at`, before the batch is published. */
-  void move_last_to(std::size_t at) { std::ranges::rotate(events_.begin() + static_cast<std::ptrdiff_t>(at), events_.end() - 1, events_.end()); }
+  void move_last_to(std::size_t at) {
+    std::ranges::rotate(events_.begin() + static_cast<std::ptrdiff_t>(at), events_.end() - 1, events_.end());
+  }
 
   /** In the order they were added; stable addresses. */
   std::span<event* const> events() { return events_; }

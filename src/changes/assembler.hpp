@@ -121,9 +121,9 @@ private:
   bool dropping_{};  ///< the open transaction is too large
   std::uint32_t ordinal_{};  ///< of the next change in the open transaction
   struct record {
-    std::uint64_t begins{};   ///< in the WAL; 0: of no row yet
+    std::uint64_t begins{};  ///< in the WAL; 0: of no row yet
     std::uint32_t ordinal{};  ///< of its first change
-    std::size_t events{};     ///< of the open transaction, before those of its rows
+    std::size_t events{};  ///< of the open transaction, before those of its rows
   };
   record record_{};  ///< that the open transaction's last row came from
   std::uint64_t unfinished_{};  ///< the end of a transaction of which some events count as committed, and not all do; 0: none

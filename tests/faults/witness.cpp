@@ -140,15 +140,19 @@ witness::tuple witness::read_tuple(std::string_view& rest) {
   return all;
 }
 
-void witness::read(std::uint64_t xid, std::string_view rest, std::vector<change>& into) const {
+void witness::read(std::uint64_t lsn, std::uint64_t xid, std::string_view rest, std::vector<change>& into) const {
   change made;
+  made.lsn = lsn;
   made.xid = xid;
   if (take(rest, "message: transactional: 1 prefix: postbus:")) {
     const auto json = rest.starts_with("j:");
     if (!json && !rest.starts_with("t:")) return;
     const auto channel = rest.substr(2, rest.find(", sz: ") - 2);
     made.message = fmt::format("message {} {} {}", channel, json ? "json" : "text", rest.substr(rest.find(" content:") + 9));
-    into.push_back(std::move(made));
+    auto place = into.end();
+    while (place != into.begin() && std::prev(place)->xid == xid && std::prev(place)->lsn == lsn && !std::prev(place)->table.empty())
+      --place;
+    into.insert(place, std::move(made));
     return;
   }
   if (!take(rest, "table ")) return;
@@ -224,10 +228,11 @@ std::vector<std::string> witness::account() {
   std::vector<std::uint64_t> ends;  // of each change's commit
   for (const auto& row : json::parse(said).as_array()) {
     const auto& line = row.at(2).as_string();
+    const auto lsn = row.at(0).to_number<std::uint64_t>();
     if (std::string_view{line}.starts_with("COMMIT"))
-      ends.resize(all.size(), row.at(0).to_number<std::uint64_t>());
+      ends.resize(all.size(), lsn);
     else
-      read(row.at(1).to_number<std::uint64_t>(), line, all);
+      read(lsn, row.at(1).to_number<std::uint64_t>(), line, all);
   }
   to_json(all);
   std::vector<std::string> lines;

@@ -131,9 +131,9 @@ const char* const told_late = R"sql(
     where n is not null) pairs
   where n < before)sql";
 
-class subtransactions : public testing::TestWithParam<bool> {};
+class across_savepoints : public testing::TestWithParam<bool> {};
 
-TEST_P(subtransactions, come_in_the_order_in_which_their_changes_were_made) {
+TEST_P(across_savepoints, changes_come_in_the_order_in_which_they_were_made) {
   const bool in_pieces = GetParam();
   database db;
   db.psql("create table t(id int primary key, v text); select postbus.watch('t', notify => 'mirrored'), postbus.create_stream('s')");
@@ -192,7 +192,7 @@ TEST_P(subtransactions, come_in_the_order_in_which_their_changes_were_made) {
   EXPECT_EQ(streamed, in_pieces ? "t" : "f");
 }
 
-INSTANTIATE_TEST_SUITE_P(whole_and_in_pieces, subtransactions, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(whole_and_in_pieces, across_savepoints, testing::Bool());
 
 TEST(replay, has_the_same_positions_after_another_gateway_took_over) {
   database db;

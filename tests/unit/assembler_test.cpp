@@ -405,7 +405,8 @@ TEST(assembler_rows, come_behind_a_message_that_ends_where_their_record_begins) 
   feed(wire::message("postbus:t:a", "next"), 30);
   feed(wire::insert(1, {"5"}), 30);
   EXPECT_EQ(close(100), "0:1 1:late 2:2 3:3 4:4 5:next 6:5 ");
-  EXPECT_EQ(heard.said, "started insert:41 insert:41 insert:41 moved:1 insert:41 insert:41 committed:0@100 1@100 2@100 3@100 4@100 5@100 6@100 ");
+  EXPECT_EQ(heard.said,
+            "started insert:41 insert:41 insert:41 moved:1 insert:41 insert:41 committed:0@100 1@100 2@100 3@100 4@100 5@100 6@100 ");
 
   heard.said.clear();
   feed(wire::begin(190, noon, 42), 0);
