@@ -53,7 +53,10 @@ struct database_side::running {
     if (!tier.wal()) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
-    recorder.emplace(executor, streams::recorder::settings{.conninfo = options.conninfo_direct}, self.hub_);
+    recorder.emplace(
+        executor,
+        streams::recorder::settings{.conninfo = options.conninfo_direct, .reading = [this] { return reader->status().reading(); }},
+        self.hub_);
     messages.emplace(*recorder);
     store.emplace(executor, streams::store::settings{.conninfo = options.conninfo}, *recorder, self.hub_);
     router.emplace(*feeds);
@@ -230,7 +233,8 @@ void database_side::listener_back() {
   metrics::add(metrics::counter::reconnects);
   metrics::add(metrics::counter::gaps_notify);
   const auto now = hub_.head();
-  if (now.epoch == lost_at_.epoch) hub_.announce_gap(lost_at_, now, "notify", bus::channels::plain);
+  // In a new epoch the reset told of what was missed before it, and of nothing since.
+  hub_.announce_gap(now.epoch == lost_at_.epoch ? lost_at_ : std::min(hub_.whole_since(), now), now, "notify", bus::channels::plain);
 }
 
 // --- Tables

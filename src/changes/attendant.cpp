@@ -145,7 +145,7 @@ asio::awaitable<result<>> attendant::measure(postgres::connection& session) {
              .at_lsn = number<std::uint64_t>(health->text(0, 5)),
              .epoch = number<std::uint32_t>(health->text(0, 6)),
              .feeds_fault = std::string{health->text(0, 3)},
-             .rolled_back = health->is_true(0, 7)};
+             .ended = health->is_true(0, 7)};
   if (health->size() > 0 && health->get(0, 4)) found.free_from = number<std::uint64_t>(health->text(0, 4));
   metrics::set(metrics::gauge::retained_wal_bytes, static_cast<std::int64_t>(found.retained_bytes));
   metrics::set(metrics::gauge::oldest_xmin_age, static_cast<std::int64_t>(found.xmin_age));

@@ -176,7 +176,8 @@ asio::awaitable<result<>> reader::stream_once() {
   const auto whole = doubtful_;
   auto ended = co_await follow();
   if (whole == doubtful_) doubtful_ = 0;  // if it is still to come, it is found doubtful again
-  rolled_back_before_ = 0;
+  doubt_ended_before_ = 0;
+  doubt_ended_ = false;
   assembler_.stop();
   streamed_.clear();
   if (auto rest = assembler_.committed()) {
@@ -269,7 +270,7 @@ void reader::measured(const slot_health& health) {
   } else if (status().feeds_problem.empty()) {
     log::warning("changes", "{}: the feeds are mended, and what they lack is told as a gap", health.feeds_fault);
   }
-  if (health.rolled_back && rolled_back_before_ == 0) rolled_back_before_ = health.at_lsn;
+  if (std::exchange(doubt_ended_, health.ended) && health.ended && doubt_ended_before_ == 0) doubt_ended_before_ = health.at_lsn;
   asked_at_ = health.at_lsn;
   if (health.free_from && *health.free_from <= assembler_.resume_lsn()) {
     log::info("changes", "the slot {} is free: reading goes on with it", slot_.held);

@@ -136,7 +136,8 @@ private:
   std::uint64_t resume_lsn_{};  ///< where a permanent slot goes on in this process; 0: nowhere yet
   std::uint64_t catch_up_to_{};  ///< until here listeners wait; 0: they are served
   std::uint64_t doubtful_{};  ///< a transaction that must come whole, at its commit, by its wide id; 0: none; see take_streamed
-  std::uint64_t rolled_back_before_{};  ///< it was, before this LSN; 0: not known
+  std::uint64_t doubt_ended_before_{};  ///< it did, before this LSN; 0: not known
+  bool doubt_ended_{};  ///< and where is known with the next look: this one's LSN was read beside the state
   std::deque<std::uint64_t> fed_at_;  ///< LSNs where the feeds were found in order: the last one that is applied, and later ones
   std::uint64_t asked_at_{};  ///< where the WAL ended at the last look
   bool begun_{};  ///< the hub has been given a first position

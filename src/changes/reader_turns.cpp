@@ -28,8 +28,9 @@ asio::awaitable<result<>> reader::follow() {
     if (!drained) co_return drained;
     auto published = co_await publish();
     if (!published) co_return published;
-    // What was in doubt does not come, and the stream is past it: in blocks again. Earlier it would only be in doubt once more.
-    if (rolled_back_before_ != 0 && assembler_.resume_lsn() >= rolled_back_before_) moves_over_ = true;
+    // What was in doubt has ended and the stream is past it: in blocks again. Earlier it would only be in doubt once more. It does not
+    // come where it was rolled back, or where nothing is left of it: the server leaves empty transactions out.
+    if (doubt_ended_before_ != 0 && assembler_.resume_lsn() >= doubt_ended_before_) moves_over_ = true;
     if (moves_over_) break;
     // What was applied long ago leaves the window while nothing new comes, too. It is kept for a slot to be taken over, too.
     const auto acknowledged = acknowledge();
@@ -60,6 +61,7 @@ asio::awaitable<result<>> reader::drain() {
     auto taken =
         data && (streamed_.in_block() || pgoutput::is_streamed(data->payload)) ? co_await take_streamed(*data) : co_await take(frame);
     if (!taken) co_return taken;
+    if (moves_over_) break;  // this session ends: what it has not brought the next one will
   }
   metrics::add(metrics::counter::wal_bytes, bytes);
   co_return result<>{};
@@ -204,7 +206,7 @@ asio::awaitable<result<>> reader::publish() {
     status_.applied = applied;
     status_.last_commit = last.committed;
   }
-  while (!room && !stopped_) {
+  while (!room && !stopped_ && !moves_over_) {
     timer_.expires_after(room_check);
     co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     auto alive = co_await stream_->keep_alive();

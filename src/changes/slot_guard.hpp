@@ -13,7 +13,7 @@ struct slot_health {
   std::uint64_t at_lsn{};          ///< where the WAL ended when this was asked
   std::uint32_t epoch{};           ///< of positions, as the database says
   std::string feeds_fault{};       ///< why feeds are not what they should be; empty: they are
-  bool rolled_back{};              ///< the transaction that was asked about will not commit
+  bool ended{};                    ///< the transaction that was asked about has committed or was rolled back
   std::optional<std::uint64_t> free_from{};  ///< the permanent slot was held by another session, and can be read from here on
 };
 

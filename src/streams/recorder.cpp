@@ -211,6 +211,7 @@ asio::awaitable<void> recorder::run() {
       flushing_ = flushing_wal_ = 0;
       if (ended || stopped_) continue;
       log::debug("streams", "the recorder's session ended: {}", ended.error());
+      while (!stopped_ && !reads()) co_await sleep(settings_.follow);
     }
     const auto until = steady::now() + retry.next();
     while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
@@ -219,6 +220,10 @@ asio::awaitable<void> recorder::run() {
 
 asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
   while (!stopped_) {
+    if (!reads()) {
+      log::warning("streams", "this gateway does not read the WAL: another one may write down where the messages of streams stand");
+      co_return error{errc::unavailable, "the stream does not come in"};
+    }
     if (!leading_) {
       auto locked = co_await session.query(embedded_sql::find("statements/streams/lead.sql"), {}, statement_deadline);
       if (!locked) co_return locked.error();
@@ -241,7 +246,7 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
       continue;
     }
     if (epoch_ == 0 || ((queue_.empty() || !queue_.front().whole) && !asked_)) {
-      co_await sleep(written_.empty() ? steady::duration{24h} : flush_pause);
+      co_await sleep(!written_.empty() ? flush_pause : settings_.reading ? settings_.yield / 3 : steady::duration{24h});
       if (stopped_ || written_.empty() || !queue_.empty()) continue;
       auto seen = co_await session.query(embedded_sql::find("statements/streams/snapshot.sql"), {}, statement_deadline);
       if (!seen) co_return seen.error();
@@ -257,6 +262,13 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
     if (!written) co_return written;
   }
   co_return result<>{};
+}
+
+/** False after too long without the stream. */
+bool recorder::reads() {
+  const auto now = steady::now();
+  if (!settings_.reading || settings_.reading()) read_at_ = now;
+  return now - read_at_ < settings_.yield;
 }
 
 void recorder::forget_recorded() {

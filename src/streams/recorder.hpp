@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,7 +19,8 @@ namespace postbus::streams {
 /**
  * Writes down where the messages of streams stand in commit order (postbus.stream_positions), beside their delivery and
  * after it. Of several gateways on one database the holder of a session advisory lock writes; the others keep what they
- * have read until the holder has written it, so that each can go on where another stopped. The holder also has old
+ * have read until the holder has written it, so that each can go on where another stopped. A holder that does not read any more
+ * gives the lock up. The holder also has old
  * segments dropped.
  *
  * Thread: its executor's, the reader's, except where said. `h` must outlive it.
@@ -32,6 +34,8 @@ public:
     steady::duration maintain{std::chrono::seconds{10}};     ///< between two calls of postbus.maintain_streams()
     steady::duration note{std::chrono::minutes{1}};          ///< a holder without messages writes down how far it is this often,
     std::uint64_t note_bytes{64 << 10};                      ///< where the WAL has grown by this much: its own notes are WAL too
+    std::function<bool()> reading{};  ///< whether the stream comes in; without one it always does
+    steady::duration yield{std::chrono::seconds{15}};  ///< after so long without the stream another gateway is to lead
     std::size_t most_held{256u << 20};  ///< bytes of what is not written down; beyond it no more is read (has_room)
   };
   struct message {
@@ -104,6 +108,7 @@ private:
   void forget_recorded();
   void forget_durable(const postgres::rows& answer, std::size_t column);
   void write_again_what_was_lost();
+  bool reads();
   void measure_lag();
   void hold(const transaction& one);
   void let_go(const transaction& one);
@@ -127,6 +132,7 @@ private:
   std::atomic<std::shared_ptr<const std::string>> summary_{std::make_shared<const std::string>("[]")};
   bool leading_{}, settled_{}, asked_{}, stopped_{};
   bool reading_on_{};  ///< what is to be written down is known only when the stream has come further
+  steady::time_point read_at_{steady::now()};  ///< when the stream was last seen to come in
   bool told_full_{};
 };
 

@@ -51,9 +51,9 @@ asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
     // What the slot holds from before our start is not to be taken for messages that nobody saw: it is about to come.
     {
       const reading_on more{reading_on_};
-      while (!stopped_ && begun == begun_ && !hub_.serving()) co_await sleep(catching_up_pause);
+      while (!stopped_ && begun == begun_ && reads() && !hub_.serving()) co_await sleep(catching_up_pause);
     }
-    if (stopped_ || begun != begun_) co_return result<>{};
+    if (stopped_ || begun != begun_ || !reads()) co_return result<>{};
     mark_.settled = false;
     if (mark_.epoch != start.epoch) {
       auto renumbered = co_await renumber(session, start.epoch);
@@ -148,7 +148,8 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
   const reading_on more{reading_on_};
   while (!stopped_ && begun == begun_ &&
          (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
-    if (steady::now() > limit) co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
+    if (steady::now() > limit || !reads())
+      co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
     co_await sleep(5ms);
   }
   if (stopped_ || begun != begun_) co_return error{errc::unavailable, "the stream began anew"};

@@ -91,7 +91,8 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     if (!complete) co_return complete.error();
   }
   const auto epoch = complete->epoch;
-  if (!all && asked->epoch != epoch) co_return error{errc::unavailable, "positions began anew while the stream was read; come back"};
+  const error anew{errc::unavailable, "positions began anew while the stream was read; come back"};
+  if (!all && asked->epoch != epoch) co_return anew;
   auto after = all ? bus::position{epoch, 0, 0} : *asked;
   if (after.from_notify()) after.index = bus::position::end_of_commit;
   most = std::min(most, settings_.page_messages);
@@ -102,6 +103,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
   const auto runs = co_await ask(embedded_sql::find("statements/streams/page.sql"), parameters);
   if (!runs) co_return runs.error();
   if (runs->size() == 0) co_return error{errc::not_found, "this channel is not a stream"};
+  if (number<std::uint32_t>(runs->text(0, 6)) != epoch) co_return anew;
 
   auto made = std::make_shared<bus::batch>();
   page out{made, after, false};

@@ -55,6 +55,8 @@ public:
                                                                                .follow = std::chrono::milliseconds{20},
                                                                                .maintain = std::chrono::milliseconds{20},
                                                                                .note = {},
+                                                                               .reading = [this] { return reader->status().reading(); },
+                                                                               .yield = std::chrono::seconds{3},
                                                                                .most_held = recorder_holds},
                                                    hub);
     messages = std::make_unique<streams::message_rows>(*recorder);

@@ -959,6 +959,46 @@ TEST(replay, ends_when_positions_begin_anew_meanwhile) {
   }
 }
 
+/** Another gateway drew the epoch and gives what is kept new positions: the old ones are no stream with holes. */
+TEST(replay, ends_where_another_epoch_was_drawn_of_which_its_gateway_has_not_heard) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db};
+  rig.start();
+  db.psql("select postbus.post('s', n::text) from generate_series(1, 5) n");
+  rig.payloads("s", 5);
+  rig.catch_up_and_record(db);
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 5u);
+  rig.reader->stop();  // it hears of nothing any more
+  db.psql("select postbus.new_epoch(); update postbus.stream_positions set epoch = (select epoch from postbus.meta)");
+  try {
+    const auto told = replay(rig, "s", bus::from_beginning{});
+    ADD_FAILURE() << "a stream of " << told.size();
+  } catch (const std::runtime_error& e) {
+    EXPECT_NE(std::string_view{e.what()}.find("positions began anew"), std::string_view::npos) << e.what();
+  }
+}
+
+TEST(recorder, gives_the_lead_to_another_gateway_when_its_own_does_not_read) {
+  database db;
+  db.psql("select postbus.create_stream('s')");
+  change_rig first{db}, second{db};
+  first.start();
+  first.wait([&] { return first.recorder->leading(); });
+  second.start();
+  first.reader->stop();  // as one that may not, or cannot
+  db.psql("select postbus.post('s', 'one'), postbus.post('s', 'two')");
+  second.wait([&] {
+    first.loop.restart();
+    first.loop.poll();
+    return second.recorder->leading();
+  });
+  EXPECT_FALSE(first.recorder->leading());
+  second.catch_up_and_record(db);
+  EXPECT_EQ(replay(second, "s", bus::from_beginning{}), live(second, "s"));
+  EXPECT_EQ(live(second, "s").size(), 2u);
+}
+
 TEST(replay, tells_a_consumer_in_a_new_epoch_what_it_missed_before) {
   database db;
   db.psql("select postbus.create_stream('s', max_count => 8)");
