@@ -143,7 +143,7 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
       if (auto done = co_await publish(); !done) co_return done;
       co_await asio::post(asio::use_awaitable);
       if (auto alive = co_await stream_->keep_alive(); !alive) co_return alive;
-      if (stopped_) break;
+      if (stopped_ || (moves_over_ && !hub_.has_room())) co_return result<>{};  // its end is not here: it will be read again
     }
     auto wanted = assembler_.take_streamed(payload, at);
     while (wanted && *wanted == assembler::want::again) {
@@ -152,7 +152,7 @@ asio::awaitable<result<>> reader::replay(const pgoutput::stream_commit& committe
     }
     if (auto done = co_await act(wanted); !done) co_return done;
   }
-  if (stopped_) co_return result<>{};  // its end is not here: it will be read again
+  if (stopped_) co_return result<>{};
   co_return co_await act(assembler_.end_streamed());
 }
 
