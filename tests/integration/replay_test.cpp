@@ -463,7 +463,10 @@ TEST(replay, loses_no_place_to_a_crash_of_the_database) {
     EXPECT_EQ(db.psql("select sum(count), bool_or(base is not null) from postbus.stream_positions"), fmt::format("{}|f", posted));
   }
   const auto last = rig.events("s").back()->at;
-  rig.wait([&] { return is_acknowledged(db, rig, last); });
+  rig.wait([&] {
+    db.psql("select postbus.post('m', 'flushes what is before it')");
+    return is_acknowledged(db, rig, last);
+  });
 }
 
 TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {
