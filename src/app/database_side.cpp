@@ -53,10 +53,11 @@ struct database_side::running {
     if (!tier.wal()) return;
     mirror.emplace(executor, feeds::mirror::settings{.conninfo = options.conninfo_direct}, self.hub_);
     feeds.emplace(std::make_unique<feeds::database_catalog>(options.conninfo), &*mirror);
-    recorder.emplace(
-        executor,
-        streams::recorder::settings{.conninfo = options.conninfo_direct, .reading = [this] { return reader->status().reading(); }},
-        self.hub_);
+    recorder.emplace(executor,
+                     streams::recorder::settings{.conninfo = options.conninfo_direct,
+                                                 .reading = [this] { return reader->status().reading(); },
+                                                 .server = [this] { return reader->status().identity.started; }},
+                     self.hub_);
     messages.emplace(*recorder);
     store.emplace(executor, streams::store::settings{.conninfo = options.conninfo}, *recorder, self.hub_);
     router.emplace(*feeds);

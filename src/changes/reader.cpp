@@ -150,6 +150,10 @@ asio::awaitable<result<>> reader::stream_once() {
   auto prepared = co_await prepare(*ordinary_);
   ordinary_.reset();
   if (!prepared) co_return prepared;
+  {
+    const std::scoped_lock lock{guard_};
+    status_.identity = stream_->identity();  // who writes beside us may do so from now on, in this epoch
+  }
   assembler_.start(epoch_, stream_->start_lsn(), some_xid_, stream_->server_version());
   if (rows_ && rows_->wants_to_resolve()) {
     auto resolved = co_await rows_->resolve();
@@ -164,7 +168,6 @@ asio::awaitable<result<>> reader::stream_once() {
     const std::scoped_lock lock{guard_};
     status_.slot = stream_->slot();
     status_.permanent = slot_.permanent;
-    status_.identity = stream_->identity();
     status_.server_version = stream_->server_version();
     status_.applied = assembler_.applied();
     status_.heard = steady::now();

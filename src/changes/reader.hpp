@@ -52,7 +52,7 @@ struct reader_status {
   std::string feeds_problem;  ///< what keeps a feed from being fed, and cannot be mended yet; empty: nothing
   std::string slot;
   bool permanent{};  ///< the slot outlives this process
-  postgres::system_identity identity;
+  postgres::system_identity identity;  ///< of the server whose WAL was read last, once it is known that positions keep their meaning there
   int server_version{};
   bus::position applied;  ///< everything up to here has been published
   unix_micros last_commit{};  ///< commit time of the last transaction read, by the server's clock; 0: none yet

@@ -16,6 +16,7 @@ struct system_identity {
   std::string system_identifier;
   std::uint32_t timeline{};
   std::string database;
+  std::int64_t started{};  ///< when the server began, as server_started.sql says it: after that it cannot be another database
 };
 
 struct stream_options {

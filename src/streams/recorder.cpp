@@ -5,6 +5,8 @@
 // mark that is read when the server is back tells which are to be written again. Where the gateway died as well they are
 // decoded again: the server keeps its WAL, because recorded_lsn() holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
 //
+// Nothing is written before the reader has said that it reads this very server: be_where_it_is_read.
+//
 // How the holder knows that nothing was left out before its stream: settling.cpp.
 //
 // What cannot be written down (somebody locks the tables, a commit waits for its standby) is held, up to a bound in bytes.
@@ -85,6 +87,7 @@ asio::awaitable<void> recorder::progress(steady::duration longest) {
 void recorder::begins_at(const bus::position& from) {
   const auto head = hub_.head();
   const bool goes_on = from.epoch == epoch_ && head.epoch == epoch_ && from <= head;
+  timer_.cancel();  // it may wait for the stream
   if (goes_on) return;
   if (!queue_.empty() && !queue_.back().whole && queue_.back().lsn <= from.lsn) {  // the rest of it will not come
     let_go(queue_.back());
@@ -101,7 +104,6 @@ void recorder::begins_at(const bus::position& from) {
   start_ = from;
   settled_ = false;
   ++begun_;
-  timer_.cancel();
 }
 
 void recorder::add(transaction piece) {
@@ -205,7 +207,8 @@ asio::awaitable<void> recorder::run() {
     if (session && !stopped_) {
       retry.succeeded();
       session_ = std::make_unique<postgres::connection>(std::move(*session));
-      auto ended = co_await serve(*session_);
+      auto ended = co_await be_where_it_is_read(*session_);
+      if (ended) ended = co_await serve(*session_);
       session_.reset();
       leading_ = settled_ = mark_.settled = false;  // a crash of the server may have taken the mark back
       flushing_ = flushing_wal_ = 0;
@@ -216,6 +219,22 @@ asio::awaitable<void> recorder::run() {
     const auto until = steady::now() + retry.next();
     while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
   }
+}
+
+/**
+ * Returns when the reader reads this server. A database that was restored, or a standby that was promoted, may be there before the reader
+ * has found out that positions are others: what is written down there in the old ones is told of messages that happen to have their ids.
+ */
+asio::awaitable<result<>> recorder::be_where_it_is_read(postgres::connection& session) {
+  if (!settings_.server) co_return result<>{};
+  auto started = co_await session.query(embedded_sql::find("statements/server_started.sql"), {}, statement_deadline);
+  if (!started) co_return started.error();
+  const auto here = number<std::int64_t>(started->text(0, 0));
+  while (!stopped_ && settings_.server() != here) {
+    if (settings_.reading && settings_.reading()) co_return error{errc::unavailable, "it is not the server whose WAL is read"};
+    co_await sleep(settings_.follow);
+  }
+  co_return result<>{};
 }
 
 asio::awaitable<result<>> recorder::serve(postgres::connection& session) {

@@ -20,8 +20,7 @@ namespace postbus::streams {
  * Writes down where the messages of streams stand in commit order (postbus.stream_positions), beside their delivery and
  * after it. Of several gateways on one database the holder of a session advisory lock writes; the others keep what they
  * have read until the holder has written it, so that each can go on where another stopped. A holder that does not read any more
- * gives the lock up. The holder also has old
- * segments dropped.
+ * gives the lock up. The holder also has old segments dropped.
  *
  * Thread: its executor's, the reader's, except where said. `h` must outlive it.
  */
@@ -35,6 +34,7 @@ public:
     steady::duration note{std::chrono::minutes{1}};          ///< a holder without messages writes down how far it is this often,
     std::uint64_t note_bytes{64 << 10};                      ///< where the WAL has grown by this much: its own notes are WAL too
     std::function<bool()> reading{};  ///< whether the stream comes in; without one it always does
+    std::function<std::int64_t()> server{};  ///< when the server began whose WAL is read (system_identity); no other is written to
     steady::duration yield{std::chrono::seconds{15}};  ///< after so long without the stream another gateway is to lead
     std::size_t most_held{256u << 20};  ///< bytes of what is not written down; beyond it no more is read (has_room)
   };
@@ -98,6 +98,7 @@ private:
     bool settled{};
   };
   boost::asio::awaitable<result<>> serve(postgres::connection& session);
+  boost::asio::awaitable<result<>> be_where_it_is_read(postgres::connection& session);
   boost::asio::awaitable<result<>> read_mark(postgres::connection& session);
   boost::asio::awaitable<result<>> settle(postgres::connection& session);
   boost::asio::awaitable<result<>> renumber(postgres::connection& session, std::uint32_t to_epoch);

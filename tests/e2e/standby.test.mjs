@@ -3,6 +3,7 @@
 // their old order as far as that had been written down, consumers where they were.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import pg from 'pg';
 import { Cluster } from './harness/cluster.mjs';
 import { Gateway } from './harness/gateway.mjs';
 import { committed, Writer } from './harness/load.mjs';
@@ -227,9 +228,10 @@ describe('a backup is restored', () => {
   // What was committed after the backup is gone, and other things are committed at the same places of the WAL.
   const restored = {
     'files as they were, put back under a gateway that runs': { runs: true },
+    'the same, by a gateway that has places of lost messages to write down, and can do so before it reads the WAL': { runs: true, unwritten: true },
     'a base backup that was recovered to its end': { recovered: true },
   };
-  for (const [what, { runs = false, recovered = false }] of Object.entries(restored)) {
+  for (const [what, { runs = false, unwritten = false, recovered = false }] of Object.entries(restored)) {
     test(what, async () => {
       const site = await Site.begin();
       let gateway = await Gateway.start(site.url(), ['--slot', 'permanent']), copy;
@@ -248,6 +250,12 @@ describe('a backup is restored', () => {
         }
         const make = (what, n, id) => `insert into ledger values (${id + n}, 0, ${n}); select postbus.post('kept', '${what} ${n}'), postbus.post('passing', '${what} ${n}');`;
         const some = (what, count, id) => site.sql(Array.from({ length: count }, (_, n) => `begin; ${make(what, n, id)} commit;`).join('\n'));
+        const blocker = unwritten && new pg.Client({ connectionString: site.url() });
+        if (blocker) {
+          blocker.on('error', () => {});
+          await blocker.connect();
+          await blocker.query('begin; lock table postbus.stream_positions in share mode');
+        }
         some('lost', 500, 10);
         await all.kept.event('heard', (e) => e.payload === 'lost 499');
         const old = epoch(all.kept.events[0].id), last = all.kept.events.findLast((e) => e.kind === 'message').id;
@@ -260,6 +268,13 @@ describe('a backup is restored', () => {
           gateway = await Gateway.start(site.url(), ['--slot', 'permanent']);
         } else {
           site.primary.restore();
+          if (unwritten) {
+            await site.primary.up({ max_wal_senders: 0 });
+            for (let n = 0; n < 20; ++n) site.sql('select pg_current_xact_id()');  // as the lost ones had, so that they can be seen
+            await until('the recorder has a session and waits', () => site.sql(
+              "select count(*) from pg_stat_activity where application_name = 'postbus streams' and state = 'idle' and clock_timestamp() - state_change > '300 ms'") === '1');
+            await site.primary.down();
+          }
           await site.primary.up();
           await gateway.ready(60_000);
         }

@@ -49,16 +49,18 @@ public:
     if (options.conninfo_direct.empty()) options.conninfo_direct = direct_through_network;
     mirror = std::make_unique<feeds::mirror>(loop.get_executor(), feeds::mirror::settings{.conninfo = options.conninfo}, hub);
     feeds = std::make_unique<feeds::table_feeds>(std::make_unique<feeds::database_catalog>(options.conninfo), mirror.get());
-    recorder = std::make_unique<streams::recorder>(loop.get_executor(),
-                                                   streams::recorder::settings{.conninfo = options.conninfo,
-                                                                               .gather = std::chrono::milliseconds{2},
-                                                                               .follow = std::chrono::milliseconds{20},
-                                                                               .maintain = std::chrono::milliseconds{20},
-                                                                               .note = {},
-                                                                               .reading = [this] { return reader->status().reading(); },
-                                                                               .yield = std::chrono::seconds{3},
-                                                                               .most_held = recorder_holds},
-                                                   hub);
+    recorder =
+        std::make_unique<streams::recorder>(loop.get_executor(),
+                                            streams::recorder::settings{.conninfo = options.conninfo,
+                                                                        .gather = std::chrono::milliseconds{2},
+                                                                        .follow = std::chrono::milliseconds{20},
+                                                                        .maintain = std::chrono::milliseconds{20},
+                                                                        .note = {},
+                                                                        .reading = [this] { return reader->status().reading(); },
+                                                                        .server = [this] { return reader->status().identity.started; },
+                                                                        .yield = std::chrono::seconds{3},
+                                                                        .most_held = recorder_holds},
+                                            hub);
     messages = std::make_unique<streams::message_rows>(*recorder);
     store = std::make_unique<streams::store>(loop.get_executor(), streams::store::settings{.conninfo = options.conninfo}, *recorder, hub);
     router = std::make_unique<changes::row_router>(*feeds);

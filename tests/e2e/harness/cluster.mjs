@@ -104,8 +104,10 @@ export class Cluster {
     appendFileSync(join(this.data, 'postgresql.auto.conf'), Object.entries(all).map(([name, value]) => `${name} = ${value}\n`).join(''));
   }
 
-  async up() {
-    const command = [...(this.namespace?.wrap(this.user) ?? []), join(binaries(), 'postgres'), '-D', this.data];
+  /** `settings`: of this run only. */
+  async up(settings = {}) {
+    const given = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+    const command = [...(this.namespace?.wrap(this.user) ?? []), join(binaries(), 'postgres'), '-D', this.data, ...given];
     this.server = new Program(command[0], command.slice(1), { ...(this.namespace ? {} : this.user), cwd: '/', env: { ...process.env, ...this.env } });
     await until('PostgreSQL accepts sessions', async () => {
       if (this.server.over) throw new Error(this.server.lines.join('\n'));
