@@ -947,7 +947,10 @@ TEST(replay, goes_on_in_a_new_epoch_where_the_slot_holds_the_old_one) { goes_on_
 TEST(replay, ends_when_positions_begin_anew_meanwhile) {
   database db;
   db.psql("select postbus.create_stream('s')");
-  change_rig rig{db, permanent};
+  change_rig rig{db, [](changes::reader_options& o) {
+                   permanent(o);
+                   o.look_after = 100ms;
+                 }};
   rig.start();
   db.psql("select postbus.post('s', n::text) from generate_series(1, 5) n");
   rig.payloads("s", 5);
