@@ -168,6 +168,11 @@ void recorder::tell_progress() {
   timer_.cancel();
 }
 
+void recorder::look() {
+  looks_ = true;
+  timer_.cancel();
+}
+
 /** All that ends at or before it has been published whole. */
 std::uint64_t recorder::published() const {
   const auto head = hub_.head();
@@ -258,6 +263,10 @@ asio::awaitable<result<>> recorder::serve(postgres::connection& session) {
         while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
         continue;
       }
+    }
+    if (std::exchange(looks_, false)) {
+      auto read = co_await read_mark(session);
+      if (!read) co_return read;
     }
     if (needs_settling()) {
       auto settled = co_await settle(session);

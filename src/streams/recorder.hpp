@@ -87,6 +87,10 @@ public:
   bool leading() const { return leading_; }
   /** The streams and their sizes as a JSON array, some seconds old; any thread. */
   std::shared_ptr<const std::string> summary() const { return summary_.load(); }
+  /** How far the tables were when this gateway saw them last, in the epoch of recorded(). Where they are not as far any more a crash of the server has undone it. */
+  std::uint64_t written_lsn() const { return mark_.lsn; }
+  /** The tables are not as far as written_lsn(): they are looked at again. */
+  void look();
   /** Returns when recorded() has moved, or after `longest`. */
   boost::asio::awaitable<void> progress(steady::duration longest);
 
@@ -131,7 +135,7 @@ private:
   std::size_t held_{};  ///< bytes of queue_ and written_
   std::size_t begun_{};  ///< how often start_ was set: a settling of an older one does not count
   std::atomic<std::shared_ptr<const std::string>> summary_{std::make_shared<const std::string>("[]")};
-  bool leading_{}, settled_{}, asked_{}, stopped_{};
+  bool leading_{}, settled_{}, asked_{}, looks_{}, stopped_{};
   bool reading_on_{};  ///< what is to be written down is known only when the stream has come further
   steady::time_point read_at_{steady::now()};  ///< when the stream was last seen to come in
   bool told_full_{};

@@ -40,6 +40,8 @@ struct placed {
   std::int32_t segment;
 };
 
+error not_yet() { return {errc::unavailable, "the order of the stream's messages is still being established; come back in a moment"}; }
+
 std::string gap_payload(bus::position from, bus::position to) {
   return fmt::format(R"({{"from":"{}","to":"{}","reason":"expired"}})", bus::to_text(from), bus::to_text(to));
 }
@@ -73,13 +75,12 @@ asio::awaitable<result<bus::position>> store::readable() {
   for (;;) {
     const auto at = recorder_.recorded();
     if (at.epoch != 0 && at.epoch == hub_.head().epoch) co_return at;
-    if (steady::now() >= limit)
-      co_return error{errc::unavailable, "the order of the stream's messages is still being established; come back in a moment"};
+    if (steady::now() >= limit) co_return not_yet();
     co_await recorder_.progress(1s);
   }
 }
 
-asio::awaitable<result<page>> store::read(std::string channel, bus::start from, std::size_t most) {
+asio::awaitable<result<store::written_runs>> store::runs_after(std::string_view channel, bus::start from, std::size_t most) {
   const auto* const asked = std::get_if<bus::position>(&from);
   const bool all = asked == nullptr || asked->lsn == 0;  // the place before the first message is where a reader of all is told to stand
   auto complete = co_await readable();
@@ -88,47 +89,62 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     // All that is written down is known to the caller, and history does not reach back to it: the rest is on its way.
     co_await recorder_.progress(1s);
     complete = co_await readable();
-    if (!complete) co_return complete.error();
   }
-  const auto epoch = complete->epoch;
-  const error anew{errc::unavailable, "positions began anew while the stream was read; come back"};
-  if (!all && asked->epoch != epoch) co_return anew;
-  auto after = all ? bus::position{epoch, 0, 0} : *asked;
-  if (after.from_notify()) after.index = bus::position::end_of_commit;
-  most = std::min(most, settings_.page_messages);
+  const auto limit = steady::now() + record_patience;
+  while (complete) {
+    const auto epoch = complete->epoch;
+    const auto written = recorder_.written_lsn();
+    const error anew{errc::unavailable, "positions began anew while the stream was read; come back"};
+    if (!all && asked->epoch != epoch) co_return anew;
+    auto after = all ? bus::position{epoch, 0, 0} : *asked;
+    if (after.from_notify()) after.index = bus::position::end_of_commit;
+    const auto epoch_text = std::to_string(epoch), lsn = std::to_string(after.lsn), index = std::to_string(after.index),
+               wanted = std::to_string(most);
+    const parameter parameters[] = {channel, epoch_text, lsn, index, wanted};
+    auto runs = co_await ask(embedded_sql::find("statements/streams/page.sql"), parameters);
+    if (!runs) co_return runs.error();
+    if (runs->size() == 0) co_return error{errc::not_found, "this channel is not a stream"};
+    if (number<std::uint32_t>(runs->text(0, 6)) != epoch) co_return anew;
+    if (number<std::uint64_t>(runs->text(0, 7)) >= written) co_return written_runs{*complete, after, all, std::move(*runs)};
+    if (steady::now() >= limit) co_return not_yet();
+    recorder_.look();  // a crash of the server undid some: it writes them once more
+    co_await recorder_.progress(1s);
+    complete = co_await readable();
+  }
+  co_return complete.error();
+}
 
-  const auto epoch_text = std::to_string(epoch), lsn = std::to_string(after.lsn), index = std::to_string(after.index),
-             wanted = std::to_string(most);
-  const parameter parameters[] = {channel, epoch_text, lsn, index, wanted};
-  const auto runs = co_await ask(embedded_sql::find("statements/streams/page.sql"), parameters);
-  if (!runs) co_return runs.error();
-  if (runs->size() == 0) co_return error{errc::not_found, "this channel is not a stream"};
-  if (number<std::uint32_t>(runs->text(0, 6)) != epoch) co_return anew;
+asio::awaitable<result<page>> store::read(std::string channel, bus::start from, std::size_t most) {
+  most = std::min(most, settings_.page_messages);
+  auto found_runs = co_await runs_after(channel, from, most);
+  if (!found_runs) co_return found_runs.error();
+  const auto& [complete, after, all, runs] = *found_runs;
+  const auto epoch = complete.epoch;
 
   auto made = std::make_shared<bus::batch>();
   page out{made, after, false};
   std::vector<placed> places;
   std::size_t bytes = 0, seen = 0;
   bool full = false, ahead = false;
-  for (std::size_t row = 0; row < runs->size() && !full && !ahead; ++row) {
-    const auto hex = runs->text(row, 4);
-    const auto base = runs->get(row, 3);
+  for (std::size_t row = 0; row < runs.size() && !full && !ahead; ++row) {
+    const auto hex = runs.text(row, 4);
+    const auto base = runs.get(row, 3);
     for (std::size_t offset = 2, k = 0; offset < hex.size(); offset += 2 * entry_bytes, ++k) {
       const auto e = parse_hex(hex, offset);
-      const auto at = base ? bus::position{epoch, number<std::uint64_t>(runs->text(row, 2)),
+      const auto at = base ? bus::position{epoch, number<std::uint64_t>(runs.text(row, 2)),
                                            number<std::uint32_t>(*base) + static_cast<std::uint32_t>(k)}
                            : bus::position{epoch, e.lsn, e.index};
       ++seen;
       if (!all && at <= after) continue;
-      ahead = at.lsn > complete->lsn;  // written since we looked: the next page's business
+      ahead = at.lsn > complete.lsn;  // written since we looked: the next page's business
       full = places.size() >= most || (!places.empty() && bytes + e.bytes > settings_.page_bytes);
       if (ahead || full) break;
       bytes += e.bytes;
-      places.push_back({at, e, number<std::int32_t>(runs->text(row, 1))});
+      places.push_back({at, e, number<std::int32_t>(runs.text(row, 1))});
     }
   }
   // page.sql leaves no run out before these bounds are reached.
-  out.end = ahead || (!full && runs->size() < most_runs && seen < most + most_of_a_run);
+  out.end = ahead || (!full && runs.size() < most_runs && seen < most + most_of_a_run);
   if (places.empty() && !out.end) co_return error{errc::database, "the positions of the stream's messages are damaged"};
 
   boost::unordered_flat_map<std::int32_t, std::vector<std::uint64_t>> by_segment;
@@ -153,7 +169,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     for (std::size_t i = 0; i < r.size(); ++i) found.emplace(number<std::uint64_t>(r.text(i, 0)), std::pair{&r, i});
   }
 
-  auto gap_to = runs->get(0, 5) ? place_from_hex(epoch, *runs->get(0, 5)) : bus::position{};
+  auto gap_to = runs.get(0, 5) ? place_from_hex(epoch, *runs.get(0, 5)) : bus::position{};
   bool gone = !all && gap_to > after;
   auto told = after;
   const auto tell_gap = [&](const bus::position& before) {
@@ -188,7 +204,7 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
     ++delivered;
   }
   if (!places.empty()) out.upto = std::max(out.upto, places.back().at);
-  if (out.end) out.upto = std::max(out.upto, *complete);
+  if (out.end) out.upto = std::max(out.upto, complete);
   tell_gap(out.upto);
   metrics::add(metrics::counter::stream_replayed, delivered);
   co_return out;

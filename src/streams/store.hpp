@@ -34,7 +34,14 @@ public:
   void close() { sessions_.close(); }
 
 private:
+  struct written_runs {
+    bus::position complete;  ///< nothing up to there is missing
+    bus::position after;  ///< where the reader stands
+    bool all{};  ///< it stands before the first message
+    postgres::rows runs;  ///< as page.sql says them
+  };
   boost::asio::awaitable<result<bus::position>> readable();
+  boost::asio::awaitable<result<written_runs>> runs_after(std::string_view channel, bus::start from, std::size_t most);
   boost::asio::awaitable<result<postgres::rows>> ask(std::string_view statement, std::span<const postgres::parameter> parameters);
 
   settings settings_;

@@ -36,8 +36,8 @@ struct told {
 
 told as_told(const bus::event& e) { return {e.kind, bus::to_text(e.at), std::string{e.payload}}; }
 
-/** Everything a stream keeps after `from`, page by page of at most `most`. */
-std::vector<told> replay(change_rig& rig, const std::string& channel, bus::start from, std::size_t most = SIZE_MAX) {
+/** Everything a stream keeps after `from`, page by page of at most `most`; `from` is then the place up to which that is. */
+std::vector<told> replay_up_to(change_rig& rig, const std::string& channel, bus::start& from, std::size_t most = SIZE_MAX) {
   std::vector<told> all;
   for (bool end = false; !end;) {
     std::optional<result<streams::page>> page;
@@ -52,6 +52,10 @@ std::vector<told> replay(change_rig& rig, const std::string& channel, bus::start
     from = (*page)->upto;
   }
   return all;
+}
+
+std::vector<told> replay(change_rig& rig, const std::string& channel, bus::start from, std::size_t most = SIZE_MAX) {
+  return replay_up_to(rig, channel, from, most);
 }
 
 std::vector<told> live(const change_rig& rig, const std::string& channel) {
@@ -434,15 +438,19 @@ TEST(recorder, goes_on_behind_a_large_transaction_that_broke_off_and_could_not_b
   EXPECT_EQ(written.recorded_lsn(), 299u) << "the first one is not in the way";
 }
 
+const std::vector<std::pair<std::string, std::string>> late_flushes{{"wal_writer_delay", "10s"}};
+
+void nobody_hurries_them(changes::reader_options& o) {
+  permanent(o);
+  o.window = {.age = 0s, .bytes = 0};
+  o.flush.late = 1h;
+}
+
 TEST(replay, loses_no_place_to_a_crash_of_the_database) {
-  testing_support::cluster own{{{"wal_writer_delay", "10s"}}};
+  testing_support::cluster own{late_flushes};
   database db{own};
   db.psql("select postbus.create_stream('s')");
-  change_rig rig{db, [](changes::reader_options& o) {
-                   permanent(o);
-                   o.window = {.age = 0s, .bytes = 0};
-                   o.flush.late = 1h;
-                 }};
+  change_rig rig{db, nobody_hurries_them};
   rig.start();
   db.psql("select postbus.post('s', '0')");
   rig.payloads("s", 1);
@@ -467,6 +475,26 @@ TEST(replay, loses_no_place_to_a_crash_of_the_database) {
     db.psql("select postbus.post('m', 'flushes what is before it')");
     return is_acknowledged(db, rig, last);
   });
+}
+
+/** The recorder finds out later than who reads. */
+TEST(replay, has_no_hole_where_a_crash_of_the_database_took_places_back) {
+  testing_support::cluster own{late_flushes};
+  database db{own};
+  db.psql("select postbus.create_stream('s')");
+  change_rig rig{db, nobody_hurries_them};
+  rig.start();
+  for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", i));
+  rig.payloads("s", 10);
+  const auto last = rig.events("s").back()->at;
+  rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+  own.kill_postmaster();
+  EXPECT_EQ(db.psql("select coalesce(sum(count), 0) < 10 from postbus.stream_positions"), "t") << "or this test shows nothing";
+  bus::start upto = bus::from_beginning{};
+  auto given = replay_up_to(rig, "s", upto);
+  for (const auto& e : rig.events("s"))  // as a listener goes on
+    if (e->at > std::get<bus::position>(upto)) given.push_back(as_told(*e));
+  EXPECT_EQ(given, live(rig, "s"));
 }
 
 TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {

@@ -1,7 +1,8 @@
 -- $1 channel, $2 epoch, $3 and $4 the LSN and index after which to read, $5 how many messages. The runs of positions that
 -- hold them (at most 4,000, and no more than $5 and a run of 4,096; each holds at least one), each row with the place up to which messages have been
--- dropped, and with the epoch of this moment: in another one the runs may have been moved already. No row: no stream; no id: nothing to read.
-select r.id, r.segment, r.lsn, r.base, r.entries, encode(s.dropped_to, 'hex'), (select epoch from postbus.meta)
+-- dropped, with the epoch of this moment (in another one the runs may have been moved already), and how far places of epoch $2 are written down.
+-- No row: no stream; no id: nothing to read.
+select r.id, r.segment, r.lsn, r.base, r.entries, encode(s.dropped_to, 'hex'), (select epoch from postbus.meta), (select lsn from postbus.stream_recorder where epoch = $2)
 from postbus.stream_channels s left join lateral (
   select p.* from (
     select o.*, sum(o.count) over (order by o.lsn, o.id) - o.count as before
