@@ -3,11 +3,10 @@
 // sees (the WAL may tell of a commit that cannot be seen yet) and writes it in one asynchronous transaction, together with
 // how far it is. A crash of the server may lose that, so an entry is kept until the WAL that holds it has been flushed: the
 // mark that is read when the server is back tells which are to be written again. Where the gateway died as well they are
-// decoded again: the server keeps its WAL, because recorded_lsn() holds the acknowledgement back. A large transaction is handed out in pieces; it is written when it is whole.
+// decoded again: the server keeps its WAL, because recorded_lsn() holds the acknowledgement back. A large transaction is
+// handed out in pieces; it is written when it is whole.
 //
-// Nothing is written before the reader has said that it reads this very server: be_where_it_is_read.
-//
-// How the holder knows that nothing was left out before its stream: settling.cpp.
+// How it is known that the database is the one whose WAL is read, and that nothing was left out before the stream: settling.cpp.
 //
 // What cannot be written down (somebody locks the tables, a commit waits for its standby) is held, up to a bound in bytes.
 // Beyond it no more of the WAL is read: live delivery waits as well, nothing is lost, and the slot's guard has the last word.
@@ -224,22 +223,6 @@ asio::awaitable<void> recorder::run() {
     const auto until = steady::now() + retry.next();
     while (!stopped_ && steady::now() < until) co_await sleep(until - steady::now());
   }
-}
-
-/**
- * Returns when the reader reads this server. A database that was restored, or a standby that was promoted, may be there before the reader
- * has found out that positions are others: what is written down there in the old ones is told of messages that happen to have their ids.
- */
-asio::awaitable<result<>> recorder::be_where_it_is_read(postgres::connection& session) {
-  if (!settings_.server) co_return result<>{};
-  auto started = co_await session.query(embedded_sql::find("statements/server_started.sql"), {}, statement_deadline);
-  if (!started) co_return started.error();
-  const auto here = number<std::int64_t>(started->text(0, 0));
-  while (!stopped_ && settings_.server() != here) {
-    if (settings_.reading && settings_.reading()) co_return error{errc::unavailable, "it is not the server whose WAL is read"};
-    co_await sleep(settings_.follow);
-  }
-  co_return result<>{};
 }
 
 asio::awaitable<result<>> recorder::serve(postgres::connection& session) {

@@ -42,6 +42,22 @@ struct reading_on {
 
 }  // namespace
 
+/**
+ * Returns when the reader reads this server. A database that was restored, or a standby that was promoted, may be there before the reader
+ * has found out that positions are others: what is written down there in the old ones is told of messages that happen to have their ids.
+ */
+asio::awaitable<result<>> recorder::be_where_it_is_read(postgres::connection& session) {
+  if (!settings_.server) co_return result<>{};
+  auto started = co_await session.query(embedded_sql::find("statements/server_started.sql"), {}, statement_deadline);
+  if (!started) co_return started.error();
+  const auto here = number<std::int64_t>(started->text(0, 0));
+  while (!stopped_ && settings_.server() != here) {
+    if (settings_.reading && settings_.reading()) co_return error{errc::unavailable, "it is not the server whose WAL is read"};
+    co_await sleep(settings_.follow);
+  }
+  co_return result<>{};
+}
+
 asio::awaitable<result<>> recorder::settle(postgres::connection& session) {
   const auto begun = begun_;
   const auto start = start_;
@@ -148,8 +164,7 @@ asio::awaitable<result<>> recorder::adopt(postgres::connection& session, bus::po
   const reading_on more{reading_on_};
   while (!stopped_ && begun == begun_ &&
          (hub_.head().epoch != start.epoch || hub_.head() < bus::position{start.epoch, up_to, bus::position::end_of_commit})) {
-    if (steady::now() > limit || !reads())
-      co_return error{errc::timed_out, "the stream of the WAL does not come as far as the messages to be adopted"};
+    if (steady::now() > limit || !reads()) co_return error{errc::timed_out, "the WAL is not read as far as the messages to be adopted"};
     co_await sleep(5ms);
   }
   if (stopped_ || begun != begun_) co_return error{errc::unavailable, "the stream began anew"};
