@@ -497,6 +497,17 @@ TEST(replay, has_no_hole_where_a_crash_of_the_database_took_places_back) {
   EXPECT_EQ(given, live(rig, "s"));
 }
 
+TEST(replay, gives_nobody_a_place_of_what_no_gateway_saw_that_a_crash_may_take_back) {
+  testing_support::cluster own{late_flushes};
+  database db{own};
+  db.psql("select postbus.create_stream('s'); select postbus.post('s', n::text) from generate_series(1, 5) n");
+  change_rig rig{db, nobody_hurries_them};
+  rig.start();
+  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 5u);
+  own.kill_postmaster();
+  EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), "5");
+}
+
 TEST(replay, knows_what_is_flushed_where_a_page_of_the_wal_ends) {
   database db;
   session s{db.url()};
