@@ -56,7 +56,7 @@ struct database_side::running {
     recorder.emplace(executor,
                      streams::recorder::settings{.conninfo = options.conninfo_direct,
                                                  .reading = [this] { return reader->status().reading(); },
-                                                 .server = [this] { return reader->status().identity.started; }},
+                                                 .instance = [this] { return reader->status().identity.instance; }},
                      self.hub_);
     messages.emplace(*recorder);
     store.emplace(executor, streams::store::settings{.conninfo = options.conninfo}, *recorder, self.hub_);

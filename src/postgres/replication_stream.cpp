@@ -67,9 +67,10 @@ asio::awaitable<result<replication_stream>> replication_stream::open(stream_opti
   made.identity_.system_identifier = identified->text(0, 0);
   made.identity_.timeline = number<std::uint32_t>(identified->text(0, 1));
   made.identity_.database = identified->text(0, 3);
-  auto started = co_await made.session_.execute(embedded_sql::find("statements/server_started.sql"), deadline);
-  if (!started) co_return started.error();
-  made.identity_.started = number<std::int64_t>(started->text(0, 0));
+  auto instance = co_await made.session_.execute(embedded_sql::find("statements/instance.sql"), deadline);
+  if (!instance) co_return instance.error();
+  if (instance->size() != 1) co_return broken_answer("instance.sql");
+  made.identity_.instance = instance->text(0, 0);
   co_return made;
 }
 

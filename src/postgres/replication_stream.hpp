@@ -16,7 +16,7 @@ struct system_identity {
   std::string system_identifier;
   std::uint32_t timeline{};
   std::string database;
-  std::int64_t started{};  ///< when the server began, as server_started.sql says it: after that it cannot be another database
+  std::string instance;  ///< which run of the server it is, and which database, as instance.sql says
 };
 
 struct stream_options {

@@ -209,10 +209,12 @@ asio::awaitable<void> recorder::run() {
          .session_options = "-c synchronous_commit=off -c client_connection_check_interval=1s -c tcp_keepalives_idle=10 "
                             "-c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"});
     if (session && !stopped_) {
-      retry.succeeded();
       session_ = std::make_unique<postgres::connection>(std::move(*session));
       auto ended = co_await be_where_it_is_read(*session_);
-      if (ended) ended = co_await serve(*session_);
+      if (ended) {
+        retry.succeeded();
+        ended = co_await serve(*session_);
+      }
       session_.reset();
       leading_ = settled_ = mark_.settled = false;  // a crash of the server may have taken the mark back
       flushing_ = flushing_wal_ = 0;

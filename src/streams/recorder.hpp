@@ -34,7 +34,7 @@ public:
     steady::duration note{std::chrono::minutes{1}};          ///< a holder without messages writes down how far it is this often,
     std::uint64_t note_bytes{64 << 10};                      ///< where the WAL has grown by this much: its own notes are WAL too
     std::function<bool()> reading{};  ///< whether the stream comes in; without one it always does
-    std::function<std::int64_t()> server{};  ///< when the server began whose WAL is read (system_identity); no other is written to
+    std::function<std::string()> instance{};  ///< whose WAL is read (system_identity); in no other are places written down
     steady::duration yield{std::chrono::seconds{15}};  ///< after so long without the stream another gateway is to lead
     std::size_t most_held{256u << 20};  ///< bytes of what is not written down; beyond it no more is read (has_room)
   };

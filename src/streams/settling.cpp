@@ -47,13 +47,14 @@ struct reading_on {
  * has found out that positions are others: what is written down there in the old ones is told of messages that happen to have their ids.
  */
 asio::awaitable<result<>> recorder::be_where_it_is_read(postgres::connection& session) {
-  if (!settings_.server) co_return result<>{};
-  auto started = co_await session.query(embedded_sql::find("statements/server_started.sql"), {}, statement_deadline);
-  if (!started) co_return started.error();
-  const auto here = number<std::int64_t>(started->text(0, 0));
-  while (!stopped_ && settings_.server() != here) {
+  if (!settings_.instance) co_return result<>{};
+  auto asked = co_await session.query(embedded_sql::find("statements/instance.sql"), {}, statement_deadline);
+  if (!asked) co_return asked.error();
+  const std::string here{asked->text(0, 0)};
+  while (!stopped_ && settings_.instance() != here) {
     if (settings_.reading && settings_.reading()) co_return error{errc::unavailable, "it is not the server whose WAL is read"};
     co_await sleep(settings_.follow);
+    if (settings_.instance() == here) read_at_ = steady::now();  // the stream is about to start
   }
   co_return result<>{};
 }

@@ -57,7 +57,7 @@ public:
                                                                         .maintain = std::chrono::milliseconds{20},
                                                                         .note = {},
                                                                         .reading = [this] { return reader->status().reading(); },
-                                                                        .server = [this] { return reader->status().identity.started; },
+                                                                        .instance = [this] { return reader->status().identity.instance; },
                                                                         .yield = std::chrono::seconds{3},
                                                                         .most_held = recorder_holds},
                                             hub);
