@@ -549,33 +549,6 @@ TEST(replay, reads_no_further_than_it_may_hold_what_cannot_be_written_down) {
   EXPECT_EQ(replay(rig, "s", bus::from_beginning{}), live(rig, "s"));
 }
 
-TEST(replay, begins_anew_where_no_more_may_be_held) {
-  constexpr int messages = 3000;
-  database db;
-  change_rig rig{db,
-                 [](changes::reader_options& o) {
-                   permanent(o);
-                   o.look_after = 100ms;
-                 },
-                 {},
-                 20'000};
-  rig.start();
-  db.psql("select postbus.create_stream('s')");
-  rig.wait([&] { return rig.recorder->leading(); });
-  rig.catch_up_and_record(db);
-  session locking{db.url()};
-  locking.psql("begin");
-  locking.psql("lock table postbus.stream_positions");
-  db.psql(
-      fmt::format("do $$ begin for i in 1..{} loop perform postbus.post('s', repeat('x', 2000) || i); commit; end loop; end $$", messages));
-  rig.wait([&] { return !rig.recorder->has_room(); });
-  const auto drawn = std::stoull(db.psql("select postbus.new_epoch()"));
-  rig.wait([&] { return rig.hub.head().epoch == drawn; });  // nothing can be written down yet
-  locking.psql("rollback");
-  rig.catch_up_and_record(db);
-  EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), messages);
-}
-
 TEST(replay, costs_an_idle_server_no_writes_and_a_restart_no_search) {
   database db;
   db.psql("select postbus.create_stream('s')");
