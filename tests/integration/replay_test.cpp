@@ -7,6 +7,7 @@
 
 #include <boost/json.hpp>
 
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -667,21 +668,34 @@ TEST(replay, has_what_was_too_large_to_be_delivered_while_other_messages_are_wri
                    o.spill.disk = 400'000;
                  }};
   rig.start();
-  std::jthread others{[&](const std::stop_token& stop) {
+  std::atomic<int> wanted{};  // of the others; -1: no more. Without a bound they would be ahead of any reader
+  std::jthread others{[&] {
     session s{db.url()};
-    while (!stop.stop_requested()) s.psql("select postbus.post('t', 'x')");
+    for (int posted = 0, upto = 0; (upto = wanted) >= 0;)
+      if (posted < upto)
+        s.psql("select postbus.post('t', 'x')"), ++posted;
+      else
+        wanted.wait(upto);
   }};
+  const auto more = [&](int count) {
+    wanted += count;
+    wanted.notify_one();
+  };
   constexpr std::size_t rounds = 10;
   session large{db.url()};
   for (std::size_t round = 1; round <= rounds; ++round) {
+    more(500);
     large.psql("begin; select postbus.post('s', n || repeat('x', 500)) from generate_series(1, 2000) n");
     rig.catch_up(db);  // all of it has been streamed: its end comes in the midst of others' messages
-    rig.wait([&, known = rig.events("t").size()] { return rig.events("t").size() > known + 5; });
+    const auto known = rig.events("t").size();
+    more(500);
+    rig.wait([&] { return rig.events("t").size() > known + 5; });
     large.psql("commit");
     rig.catch_up(db);
-    ASSERT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000 * round);
+    EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000 * round);
   }
-  others.request_stop();
+  wanted = -1;
+  wanted.notify_one();
   others.join();
   rig.catch_up_and_record(db);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), db.psql("select count(*) from postbus.messages"));
