@@ -1,9 +1,12 @@
 // A page's life: how far everything is written down is noted first → the runs of positions after the reader's place, up
-// to a page's worth → for each segment among them one statement brings the rows by their ids → they are put into the
+// to a page's worth, once more where the tables are not as far as that (a crash took places back) → for each segment among them one statement brings the rows by their ids → they are put into the
 // order of the positions, in memory. Positions are written only of messages that every later snapshot sees, so a row that
 // is not there has been dropped meanwhile, and its place is told as a gap.
 #include "streams/store.hpp"
 
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
 
@@ -28,6 +31,7 @@ using postgres::parameter;
 constexpr auto statement_deadline = 30s;
 constexpr auto session_patience = 10s;
 constexpr auto record_patience = 30s;
+constexpr auto look_again = 50ms;  // at tables that a crash has set back
 /** Ids lie this close together, on average, where one range of them is cheaper than a list. */
 constexpr std::uint64_t dense = 4;
 /** As in page.sql. */
@@ -105,10 +109,11 @@ asio::awaitable<result<store::written_runs>> store::runs_after(std::string_view 
     if (!runs) co_return runs.error();
     if (runs->size() == 0) co_return error{errc::not_found, "this channel is not a stream"};
     if (number<std::uint32_t>(runs->text(0, 6)) != epoch) co_return anew;
-    if (number<std::uint64_t>(runs->text(0, 7)) >= written) co_return written_runs{*complete, after, all, std::move(*runs)};
+    if (number<std::uint64_t>(runs->text(0, 7)) >= written) co_return written_runs{*complete, after, std::move(*runs)};
     if (steady::now() >= limit) co_return not_yet();
     recorder_.look();  // a crash of the server undid some: it writes them once more
-    co_await recorder_.progress(1s);
+    asio::steady_timer pause{co_await asio::this_coro::executor, look_again};
+    co_await pause.async_wait(asio::as_tuple(asio::use_awaitable));
     complete = co_await readable();
   }
   co_return complete.error();
@@ -118,8 +123,9 @@ asio::awaitable<result<page>> store::read(std::string channel, bus::start from, 
   most = std::min(most, settings_.page_messages);
   auto found_runs = co_await runs_after(channel, from, most);
   if (!found_runs) co_return found_runs.error();
-  const auto& [complete, after, all, runs] = *found_runs;
+  const auto& [complete, after, runs] = *found_runs;
   const auto epoch = complete.epoch;
+  const bool all = after.lsn == 0;
 
   auto made = std::make_shared<bus::batch>();
   page out{made, after, false};

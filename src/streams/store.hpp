@@ -36,8 +36,7 @@ public:
 private:
   struct written_runs {
     bus::position complete;  ///< nothing up to there is missing
-    bus::position after;  ///< where the reader stands
-    bool all{};  ///< it stands before the first message
+    bus::position after;  ///< where the reader stands; LSN 0: before the first message
     postgres::rows runs;  ///< as page.sql says them
   };
   boost::asio::awaitable<result<bus::position>> readable();

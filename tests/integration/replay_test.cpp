@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 
 #include <atomic>
+#include <memory>
 #include <random>
 #include <thread>
 
@@ -41,12 +42,13 @@ told as_told(const bus::event& e) { return {e.kind, bus::to_text(e.at), std::str
 std::vector<told> replay_up_to(change_rig& rig, const std::string& channel, bus::start& from, std::size_t most = SIZE_MAX) {
   std::vector<told> all;
   for (bool end = false; !end;) {
-    std::optional<result<streams::page>> page;
-    boost::asio::co_spawn(rig.loop, rig.store->read(channel, from, most), [&](std::exception_ptr thrown, result<streams::page> got) {
+    const auto read = std::make_shared<std::optional<result<streams::page>>>();  // it may come when nobody waits for it any more
+    boost::asio::co_spawn(rig.loop, rig.store->read(channel, from, most), [read](std::exception_ptr thrown, result<streams::page> got) {
       if (thrown) std::rethrow_exception(thrown);
-      page = std::move(got);
+      *read = std::move(got);
     });
-    rig.wait([&] { return page.has_value(); });
+    rig.wait([&] { return read->has_value(); });
+    const auto& page = *read;
     if (!*page) throw std::runtime_error{(*page).error().text + " " + (*page).error().detail};
     for (const auto* const e : (*page)->events->events()) all.push_back(as_told(*e));
     end = (*page)->end;
@@ -447,6 +449,15 @@ void nobody_hurries_them(changes::reader_options& o) {
   o.flush.late = 1h;
 }
 
+/** Posts behind the `posted` first ones; returns when the place of the last is written down, with that place. */
+bus::position post_ten(change_rig& rig, const database& db, std::size_t& posted) {
+  for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
+  rig.payloads("s", posted);
+  const auto last = rig.events("s").back()->at;
+  rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+  return last;
+}
+
 TEST(replay, loses_no_place_to_a_crash_of_the_database) {
   testing_support::cluster own{late_flushes};
   database db{own};
@@ -458,10 +469,7 @@ TEST(replay, loses_no_place_to_a_crash_of_the_database) {
   rig.catch_up_and_record(db);
   std::size_t posted = 1;
   for (int round = 0; round < 3; ++round) {
-    for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", posted++));
-    rig.payloads("s", posted);
-    const auto last = rig.events("s").back()->at;
-    rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+    const auto last = post_ten(rig, db, posted);
     EXPECT_FALSE(is_acknowledged(db, rig, last)) << "the server may still forget that it was written down";
     own.kill_postmaster();
     EXPECT_LT(std::stoul(db.psql("select sum(count) from postbus.stream_positions")), posted) << "or this test shows nothing";
@@ -485,10 +493,8 @@ TEST(replay, has_no_hole_where_a_crash_of_the_database_took_places_back) {
   db.psql("select postbus.create_stream('s')");
   change_rig rig{db, nobody_hurries_them};
   rig.start();
-  for (int i = 0; i < 10; ++i) db.psql(fmt::format("select postbus.post('s', '{}')", i));
-  rig.payloads("s", 10);
-  const auto last = rig.events("s").back()->at;
-  rig.wait([&] { return rig.recorder->recorded() >= bus::position{last.epoch, last.lsn, bus::position::end_of_commit}; });
+  std::size_t posted = 0;
+  post_ten(rig, db, posted);
   own.kill_postmaster();
   EXPECT_EQ(db.psql("select coalesce(sum(count), 0) < 10 from postbus.stream_positions"), "t") << "or this test shows nothing";
   bus::start upto = bus::from_beginning{};
@@ -669,7 +675,11 @@ TEST(replay, has_what_was_too_large_to_be_delivered_while_other_messages_are_wri
                  }};
   rig.start();
   std::atomic<int> wanted{};  // of the others; -1: no more. Without a bound they would be ahead of any reader
-  std::jthread others{[&] {
+  std::jthread others{[&](const std::stop_token& stop) {
+    const std::stop_callback end{stop, [&] {
+                                   wanted = -1;
+                                   wanted.notify_one();
+                                 }};
     session s{db.url()};
     for (int posted = 0, upto = 0; (upto = wanted) >= 0;)
       if (posted < upto)
@@ -692,10 +702,9 @@ TEST(replay, has_what_was_too_large_to_be_delivered_while_other_messages_are_wri
     rig.wait([&] { return rig.events("t").size() > known + 5; });
     large.psql("commit");
     rig.catch_up(db);
-    EXPECT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000 * round);
+    ASSERT_EQ(replay(rig, "s", bus::from_beginning{}).size(), 2000 * round);
   }
-  wanted = -1;
-  wanted.notify_one();
+  others.request_stop();
   others.join();
   rig.catch_up_and_record(db);
   EXPECT_EQ(db.psql("select sum(count) from postbus.stream_positions"), db.psql("select count(*) from postbus.messages"));
