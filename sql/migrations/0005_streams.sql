@@ -576,8 +576,11 @@ begin
              int8send((extract(epoch from m.posted_at) * 1000000)::bigint) || int8send(m.id), ''::bytea order by m.id) as entries
     from postbus.stream_segments g, (select r.*, (row_number() over (order by r.id) - 1) / 4096 as batch from postbus.messages r
           where r.segment = %1$s and not exists (select from unnest($2) k (id) where k.id = r.id) and not exists (
-            select from postbus.stream_positions p, generate_series(0, p.count - 1) k
-            where p.segment = %1$s and ('x' || encode(substr(p.entries, 25 + k * 32, 8), 'hex'))::bit(64)::bigint = r.id)) m
+            select from (
+              select ('x' || encode(substr(p.here, 25 + k * 32, 8), 'hex'))::bit(64)::bigint as id
+              from (select o.entries || ''::bytea as here, o.count from postbus.stream_positions o where o.segment = %1$s offset 0) p,  -- read once, not for each message
+                generate_series(0, p.count - 1) k offset 0) written
+            where written.id = r.id)) m
     where g.segment = %1$s
     group by g.stream, m.batch order by m.batch $f$, of_segment) using from_lsn, known
   loop
