@@ -116,17 +116,17 @@ export class cluster {
 
 /** `postbus serve` on a cluster; loops as many as it takes by itself. */
 export class gateway {
-  static async start(cluster) {
-    const made = gateway.launch(cluster, await free_port());
+  static async start(cluster, options = []) {
+    const made = gateway.launch(cluster, await free_port(), options);
     await made.ready();
     return made;
   }
   /** Started, and perhaps not listening yet. */
-  static launch(cluster, port) {
+  static launch(cluster, port, options = []) {
     const made = new gateway();
     made.build = cluster.paths.build;
     made.port = port;
-    made.server = new program(join(cluster.paths.build, 'postbus'), ['--db', cluster.url, 'serve', '--port', String(port)]);
+    made.server = new program(join(cluster.paths.build, 'postbus'), ['--db', cluster.url, 'serve', '--port', String(port), ...options]);
     return made;
   }
   async ready() {

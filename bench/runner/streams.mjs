@@ -1,4 +1,4 @@
-// Streams: what it costs to post to one, and how fast one listener is given what it missed.
+// Streams: what it costs to post to one, how fast one listener is given what it missed, and how long a start keeps it waiting.
 import http from 'node:http';
 
 import { cluster, gateway } from './cluster.mjs';
@@ -31,7 +31,7 @@ function replay(front, channel, count) {
 
 export const streams = {
   name: 'streams',
-  about: 'posting to a stream beside a plain INSERT of the same row, and the replay of a stream to one listener',
+  about: 'posting to a stream beside a plain INSERT of the same row, the replay of a stream to one listener, and its first message after a start',
   async run(bench, paths) {
     const database = await cluster.shared(paths);
     let front = await gateway.start(database); // installs the schema
@@ -69,5 +69,20 @@ export const streams = {
       target: { at_least: 200_000 }, command: './dev bench streams', noisy: rates.replay.some((one) => one.noisy),
     });
     for (const line of await front.stop()) bench.note(`the gateway said: ${line}`);
+
+    // A temporary slot begins where the gateway starts: what was posted before may have been seen by nobody, and is looked for.
+    const starts = await bench.alternate('streams, start', ['start'], () => bench.quietly('start', async () => {
+      await database.sql(`select postbus.post('replayed', 'seen by no gateway')`);
+      const started = performance.now();
+      front = await gateway.start(database, ['--slot', 'temporary']);
+      await replay(front, 'replayed', 1);
+      const seconds = (performance.now() - started) / 1000;
+      for (const line of await front.stop()) bench.note(`the gateway said: ${line}`);
+      return { seconds };
+    }), bench.fewer_rounds);
+    bench.row({
+      name: `first of ${count.toLocaleString('en')} messages after a start`, unit: 's', ours: starts.start.map((one) => one.seconds),
+      command: './dev bench streams', noisy: starts.start.some((one) => one.noisy),
+    });
   },
 };
