@@ -347,6 +347,22 @@ TEST_F(bus_fixture, plain_notifications_that_would_wait_beyond_the_bound_are_tol
   EXPECT_TRUE(told.starts_with("2 gap x")) << told;
   EXPECT_TRUE(told.ends_with(" last "));
   EXPECT_LT(told.size(), 4096u);
+
+  shard there{small, encoders(), [] {}};
+  reader r;
+  there.subscribe(r, 0, "a", from_now{});
+  publish("3", {epoch, 300, 0}, part::piece);
+  for (int i = 0; i < 100; ++i) publish(std::string(100, 'y'), {}, part::whole);
+  publish("last of all", {}, part::whole);
+  small.announce_reset({epoch + 1, 50, 0}, "epoch");
+  there.deliver();
+  there.flush();
+  const auto reset = r.got.find(R"("reason":"epoch"};)"), gap = r.got.find(R"({"from":"5f3a9c02-)");
+  EXPECT_LT(reset, gap) << r.got;
+  EXPECT_NE(gap, std::string::npos) << "a gap of the new epoch: " << r.got;
+  const auto anew = texts(small.history("a", position{epoch + 1, 50, 0}));
+  EXPECT_TRUE(anew.starts_with("gap y")) << anew;
+  EXPECT_TRUE(anew.ends_with(" last of all "));
 }
 
 TEST_F(bus_fixture, a_position_that_another_process_gave_a_notification_is_answered_with_a_gap) {
