@@ -578,8 +578,8 @@ begin
           where r.segment = %1$s and not exists (select from unnest($2) k (id) where k.id = r.id) and not exists (
             select from (
               select ('x' || encode(substr(p.here, 25 + k * 32, 8), 'hex'))::bit(64)::bigint as id
-              from (select o.entries || ''::bytea as here, o.count from postbus.stream_positions o where o.segment = %1$s offset 0) p,  -- read once, not for each message
-                generate_series(0, p.count - 1) k offset 0) written
+              from (select o.entries || ''::bytea as here, o.count from postbus.stream_positions o where o.segment = %1$s offset 0) p,  -- a run is read once, not for each message,
+                generate_series(0, p.count - 1) k offset 0) written  -- and ids alone are sorted or hashed, not each with its run
             where written.id = r.id)) m
     where g.segment = %1$s
     group by g.stream, m.batch order by m.batch $f$, of_segment) using from_lsn, known
